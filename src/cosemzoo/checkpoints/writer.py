@@ -1,0 +1,225 @@
+"""A safetensors writer whose bytes depend on its input alone: same tensors, same file, same hash.
+
+The savers of safetensors write several ``__metadata__`` entries in random order, and refuse tensors that
+share memory. Here the metadata is sorted, and names of one tensor are written once and recorded as aliases.
+Where neither arises, the file is byte for byte the one that `safetensors.torch.save_file` writes.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import torch
+
+from cosemzoo.checkpoints.entries import DTYPE_BITS
+from cosemzoo.checkpoints.header import FORMAT_KEY, METADATA_KEY, PREFIX_BYTES, parse_header
+from cosemzoo.checkpoints.strict_json import is_text
+from cosemzoo.errors import UnsupportedModel
+
+#: The format's names of the element types that safetensors both writes from and reads into torch.
+_DTYPE_NAMES: Final[Mapping[torch.dtype, str]] = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.uint32: "U32",
+    torch.float32: "F32",
+    torch.complex64: "C64",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.uint64: "U64",
+}
+_DTYPE_ORDER: Final = {name: place for place, name in enumerate(DTYPE_BITS)}
+
+#: Bytes that are converted, hashed and written at a time.
+_PIECE_BYTES: Final = 1024 * 1024
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> str:
+    """Write tensors to a file, which appears whole or not at all.
+
+    Names of one and the same tensor (same memory, shape and strides) are stored once, under the first of them
+    in alphabetical order, and the others recorded in the file's metadata (`Header.aliases`). Views that
+    overlap without being the same are stored as separate tensors. Memory beyond the tensors stays constant.
+
+    Parameters
+    ----------
+    path : Path
+        Where to; an existing file is replaced.
+    tensors : mapping of str to torch.Tensor
+        A state dict, in any order, on any device.
+    metadata : mapping of str to str, optional
+        Further entries of the file's ``__metadata__``.
+
+    Returns
+    -------
+    str
+        SHA-256 of the file, hexadecimal.
+
+    Raises
+    ------
+    UnsupportedModel
+        If tensors are sparse, quantised, without values or of a type that the format lacks, or if names or
+        metadata cannot be stored; its `problems` are all of them, and nothing was written.
+    InvalidSafetensors
+        If the header would be longer than the format allows; nothing was written.
+    OSError
+        If the file cannot be written; what was there before is untouched.
+    """
+    metadata = {FORMAT_KEY: "pt", **(metadata or {})}
+    problems = [(name, why) for name, tensor in tensors.items() for why in _obstacles(name, tensor)]
+    problems.extend(_metadata_obstacles(metadata))
+    if problems:
+        raise UnsupportedModel(problems)
+    aliases = _find_shared(tensors)
+    taken = [(alias, metadata[alias]) for alias, name in aliases.items() if metadata.get(alias, name) != name]
+    if taken:
+        raise UnsupportedModel(
+            [
+                (alias, f"is another name of {aliases[alias]}, but the metadata has {value!r} for it")
+                for alias, value in taken
+            ]
+        )
+    kept = sorted(
+        tensors.keys() - aliases.keys(),
+        key=lambda name: (-_DTYPE_ORDER[_DTYPE_NAMES[tensors[name].dtype]], name),
+    )
+    header = _header_bytes(path, {name: tensors[name] for name in kept}, {**metadata, **aliases})
+    digest = hashlib.sha256(header)
+    with _replacing(path) as file:
+        file.write(header)
+        for name in kept:
+            for piece in _pieces(tensors[name].detach()):
+                data = _memory(piece)
+                digest.update(data)
+                file.write(data)
+    return digest.hexdigest()
+
+
+def _obstacles(name: str, tensor: object) -> Iterator[str]:
+    if not is_text(name) or name == METADATA_KEY:
+        yield "cannot be a tensor's name in a safetensors file"
+    if not isinstance(tensor, torch.Tensor):
+        yield f"is a {type(tensor).__name__}, not a tensor"
+    elif tensor.layout != torch.strided:
+        yield f"is sparse ({tensor.layout}); call to_dense() first"
+    elif tensor.is_quantized:
+        yield "is quantised; call dequantize() first"
+    elif tensor.is_meta:
+        yield "is on the meta device and has no values"
+    elif type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        # What such a tensor shows as its memory need not be its values (sharded, fake, packed).
+        yield f"is a {type(tensor).__name__}, not a plain tensor"
+    elif tensor.dtype not in _DTYPE_NAMES:
+        yield f"is {tensor.dtype}, which safetensors does not store"
+
+
+def _metadata_obstacles(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for key, value in metadata.items():
+        if not (is_text(key) and is_text(value)):
+            yield key, f"has {value!r} in the metadata, which holds text only"
+    if metadata[FORMAT_KEY] != "pt":
+        yield FORMAT_KEY, f"is {metadata[FORMAT_KEY]!r} in the metadata, but the tensors are PyTorch's (pt)"
+
+
+def _find_shared(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Give every name that is not the kept one of its tensor, with the kept one."""
+    groups: dict[Hashable, list[str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.numel():
+            groups.setdefault(_identity(tensor), []).append(name)
+    aliases = {}
+    for names in groups.values():
+        # "format" has its own meaning in the metadata, so that it cannot be recorded as an alias.
+        kept = min(names, key=lambda name: (name != FORMAT_KEY, name))
+        aliases.update({name: kept for name in names if name != kept})
+    return aliases
+
+
+def _identity(tensor: torch.Tensor) -> Hashable:
+    # An axis of length one may have any stride: it is never stepped along.
+    strides = tuple(
+        stride if length > 1 else 0 for stride, length in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+    return (
+        tensor.device,
+        tensor.data_ptr(),
+        tensor.dtype,
+        tuple(tensor.shape),
+        strides,
+        tensor.is_conj(),
+        tensor.is_neg(),
+    )
+
+
+def _header_bytes(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    header: dict[str, object] = {METADATA_KEY: dict(sorted(metadata.items()))}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.nbytes
+        header[name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % PREFIX_BYTES)
+    data = len(text).to_bytes(PREFIX_BYTES, "little") + text
+    # Nothing is written that could not be read: a header can be longer than the format allows.
+    parse_header(data, file_size=len(data) + offset, source=str(path))
+    return data
+
+
+def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Cut a tensor, in the order of its elements, into pieces of at most `_PIECE_BYTES`."""
+    if tensor.is_contiguous():
+        tensor = tensor.view(-1)
+    if tensor.nbytes <= _PIECE_BYTES:
+        yield tensor
+        return
+    rows = _PIECE_BYTES * len(tensor) // tensor.nbytes
+    for start in range(0, len(tensor), max(rows, 1)):
+        yield from _pieces(tensor[start : start + rows] if rows else tensor[start])
+
+
+def _memory(piece: torch.Tensor) -> memoryview:
+    dense = piece.cpu().resolve_conj().resolve_neg().contiguous()
+    # Not view(-1), which keeps an odd stride where there is but one element.
+    flat = dense.as_strided((dense.numel(),), (1,))
+    return flat.view(torch.uint8).numpy().data
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` once it is complete and on the disk."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

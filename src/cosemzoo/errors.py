@@ -1,0 +1,478 @@
+"""Everything that can go wrong, one class per thing a caller can act on.
+
+All derive from `CosemZooError`. Each keeps what it knows in attributes and says, in this order: what was
+asked, what was found, what to type next.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+_SHOWN = 20
+
+
+def listing(items: Iterable[str], *, shown: int = _SHOWN) -> str:
+    """Join lines for a message, one per line, the first `shown` of them in full."""
+    lines = list(items)
+    text = "".join(f"\n  - {line}" for line in lines[:shown])
+    return text + (f"\n  … and {len(lines) - shown} more" if len(lines) > shown else "")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest known word, or nothing."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+class CosemZooError(Exception):
+    """Base of every error that cosemzoo raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by attributes: errors cross process borders (data loaders, pools) whole."""
+        return _restore, (type(self), self.args, dict(self.__dict__))
+
+
+def _restore(
+    kind: type[CosemZooError], args: tuple[object, ...], attributes: dict[str, object]
+) -> CosemZooError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
+class CosemZooWarning(UserWarning):
+    """Base of every warning that cosemzoo gives."""
+
+
+# --- what was asked ----------------------------------------------------------------------------------------
+
+
+class InvalidReference(CosemZooError, ValueError):
+    """A text that cannot be a reference (`run@criterion`).
+
+    Attributes
+    ----------
+    text : str
+        What was given.
+    problem : str
+        Why it cannot be a reference.
+    suggestion : str or None
+        A reference that was probably meant.
+    """
+
+    def __init__(self, text: str, problem: str, suggestion: str | None = None) -> None:
+        self.text, self.problem, self.suggestion = text, problem, suggestion
+        hint = (
+            f"did you mean {suggestion}?"
+            if suggestion
+            else (
+                "a reference is run[@criterion], namespace/repo[@criterion], "
+                "hf://namespace/repo[@criterion], local:run[@criterion] or a folder (./folder, /folder)"
+            )
+        )
+        super().__init__(f"{text!r} is not a reference: {problem}; {hint}")
+
+
+class NamespaceMissing(CosemZooError, LookupError):
+    """A bare run that is not one of the known runs, and no namespace to look in.
+
+    Attributes
+    ----------
+    run : str
+    known : tuple of str
+        The runs that need no namespace.
+    """
+
+    def __init__(self, run: str, known: Sequence[str]) -> None:
+        self.run, self.known = run, tuple(known)
+        super().__init__(
+            f"run {run!r} is not one of the known runs ({', '.join(known)}) and no namespace is configured."
+            f"{did_you_mean(run, known)} "
+            f"Write namespace/{run}, set COSEMZOO_NAMESPACE, or use Zoo(namespace=…)."
+        )
+
+
+# --- where it should come from -----------------------------------------------------------------------------
+
+
+class RunNotFound(CosemZooError, LookupError):
+    """There is no such run (repository, or folder of the local zoo) that this caller may see.
+
+    Attributes
+    ----------
+    reference : str
+    where : str
+        The repository and endpoint, or the folder, that was asked.
+    """
+
+    def __init__(self, reference: str, where: str, hint: str) -> None:
+        self.reference, self.where = reference, where
+        super().__init__(f"{reference}: found no {where}. {hint}")
+
+
+class CriterionNotFound(CosemZooError, LookupError):
+    """The run exists, the criterion does not.
+
+    Attributes
+    ----------
+    reference : str
+    criterion : str
+    available : tuple of str
+        Every criterion that the run has.
+    """
+
+    def __init__(self, reference: str, criterion: str, available: Sequence[str], note: str = "") -> None:
+        self.reference, self.criterion, self.available = reference, criterion, tuple(available)
+        has = ", ".join(available) if available else "none"
+        super().__init__(
+            f"{reference}: no criterion {criterion!r}; there are: {has}."
+            f"{did_you_mean(criterion, available)}{' ' + note if note else ''}"
+        )
+
+
+class AccessDenied(CosemZooError, PermissionError):
+    """The Hub knows the repository and refuses this caller: gated, or a token without the right.
+
+    Attributes
+    ----------
+    reference : str
+    repository : str
+    gated : bool
+    """
+
+    def __init__(self, reference: str, repository: str, url: str, *, gated: bool) -> None:
+        self.reference, self.repository, self.gated = reference, repository, gated
+        found = "is gated" if gated else "may not be read with the present token"
+        step = f"Ask for access at {url}, then run" if gated else "Run"
+        super().__init__(f"{reference}: {repository} {found}. {step} `hf auth login` (or set HF_TOKEN).")
+
+
+class HubUnavailable(CosemZooError, ConnectionError):
+    """The Hub did not answer, or answered that it cannot now, and the cache has no answer either.
+
+    Attributes
+    ----------
+    reference : str
+    endpoint : str
+    reason : str
+    status : int or None
+        The HTTP status, where there was an answer.
+    """
+
+    def __init__(self, reference: str, endpoint: str, reason: str, status: int | None = None) -> None:
+        self.reference, self.endpoint, self.reason, self.status = reference, endpoint, reason, status
+        super().__init__(
+            f"{reference}: {endpoint} could not be asked ({reason}) and the cache does not hold it. "
+            f"Where there is a network, run: cosemzoo fetch {reference}"
+        )
+
+
+class NotCached(CosemZooError, FileNotFoundError):
+    """Offline, and the cache does not hold what was asked.
+
+    Attributes
+    ----------
+    reference : str
+    missing : str
+        What the cache lacks.
+    cache_dir : str
+    """
+
+    def __init__(self, reference: str, missing: str, cache_dir: str) -> None:
+        self.reference, self.missing, self.cache_dir = reference, missing, cache_dir
+        super().__init__(
+            f"{reference}: offline, and {missing} is not in the cache {cache_dir}. "
+            f"Where there is a network, run: cosemzoo fetch {reference}"
+        )
+
+
+class IntegrityError(CosemZooError):
+    """A weights file whose bytes are not those that were published; it was removed where it could be.
+
+    Attributes
+    ----------
+    reference : str
+    path : Path
+    expected, found : str
+        Digests (hexadecimal).
+    """
+
+    def __init__(self, reference: str, path: Path, expected: str, found: str, done: str) -> None:
+        self.reference, self.path, self.expected, self.found = reference, path, expected, found
+        super().__init__(
+            f"{reference}: {path} is corrupt: published {expected}, found {found}. {done} "
+            f"To fetch it again, run: cosemzoo fetch {reference}"
+        )
+
+
+class ContradictoryPublication(IntegrityError):
+    """Two sources that do not say the same of one published weights file.
+
+    Attributes
+    ----------
+    reference : str
+    path : Path
+    expected, found : str
+        What the one says, and the other.
+    """
+
+    def __init__(self, reference: str, path: Path, expected: str, found: str) -> None:
+        super().__init__(reference, path, expected, found, "")
+        self.args = (
+            f"{reference}: what was published as {path} is not certain: {expected}, {found}. "
+            "Nothing was loaded. Ask the run's maintainers to amend it.",
+        )
+
+
+class AlreadyPublished(CosemZooError, FileExistsError):
+    """A criterion that was published before with other weights: its weights never change.
+
+    Attributes
+    ----------
+    reference : str
+    published : mapping of str to str
+        SHA-256 of the weights that it has, by file name.
+    """
+
+    def __init__(self, reference: str, published: Mapping[str, str | None]) -> None:
+        self.reference, self.published = reference, dict(published)
+        has = listing(f"{name}: {digest}" for name, digest in self.published.items())
+        super().__init__(
+            f"{reference} was published before with other weights, which never change; "
+            f"nothing was published. It has:{has}\nPublish these weights under another criterion."
+        )
+
+
+class CacheNotWritable(CosemZooError, PermissionError):
+    """The cache cannot take a download.
+
+    Attributes
+    ----------
+    reference : str
+    cache_dir : str
+    """
+
+    def __init__(self, reference: str, cache_dir: str, reason: str) -> None:
+        self.reference, self.cache_dir = reference, cache_dir
+        super().__init__(
+            f"{reference}: must be downloaded, but the cache {cache_dir} cannot be written ({reason}). "
+            "Choose another with Zoo(cache_dir=…), --cache-dir or HF_HUB_CACHE."
+        )
+
+
+class DiskFull(CosemZooError, OSError):
+    """No room for the download; nothing of it was left behind.
+
+    Attributes
+    ----------
+    reference : str
+    path : str
+    needed : int
+        Bytes.
+    free : int
+        Bytes.
+    """
+
+    def __init__(self, reference: str, path: str, needed: int, free: int) -> None:
+        self.reference, self.path, self.needed, self.free = reference, path, needed, free
+        super().__init__(
+            f"{reference}: needs {needed:,} bytes in {path}, which has {free:,} free. "
+            "Free some (hf cache ls, hf cache rm) or choose another disk with HF_HUB_CACHE."
+        )
+
+
+class YankedCheckpoint(CosemZooWarning):
+    """A checkpoint that its maintainers withdrew, asked for by iteration or commit."""
+
+
+class StaleAnswer(CosemZooWarning):
+    """The Hub could not be asked; the answer is the one the cache remembers."""
+
+
+# --- what the files say ------------------------------------------------------------------------------------
+
+
+class InvalidSafetensors(CosemZooError, ValueError):
+    """A file that the safetensors format forbids.
+
+    Attributes
+    ----------
+    source : str
+        The file.
+    problems : tuple of str
+        All of them.
+    """
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        self.source, self.problems = source, tuple(problems)
+        super().__init__(
+            f"{source} is not a valid safetensors file:{listing(self.problems)}\n"
+            "Nothing was loaded. Fetch or convert it again; files that hold pickles are never read."
+        )
+
+
+class InvalidDocument(CosemZooError, ValueError):
+    """A JSON document of a run (`config.json`, `criteria.json`) that cannot be trusted.
+
+    Attributes
+    ----------
+    source : str
+    problems : tuple of (str, str)
+        Every problem as (JSON path, what is wrong there).
+    """
+
+    what = "document"
+
+    def __init__(self, source: str, problems: Sequence[tuple[str, str]]) -> None:
+        self.source, self.problems = source, tuple(problems)
+        lines = listing(f"{path}: {problem}" for path, problem in self.problems)
+        super().__init__(
+            f"{source} is not a valid {self.what}:{lines}\nAsk the run's maintainers to amend it."
+        )
+
+
+class InvalidManifest(InvalidDocument):
+    """A `config.json` that is malformed, or contradicts the tensors beside it."""
+
+    what = "manifest"
+
+
+class InvalidIndex(InvalidDocument):
+    """A `criteria.json` that is malformed."""
+
+    what = "index of criteria"
+
+
+class WeightsNotFound(CosemZooError, FileNotFoundError):
+    """A checkpoint without safetensors weights.
+
+    Attributes
+    ----------
+    reference : str
+    where : str
+    """
+
+    def __init__(self, reference: str, where: str) -> None:
+        self.reference, self.where = reference, where
+        super().__init__(
+            f"{reference}: {where} holds neither model.safetensors nor model.safetensors.index.json. "
+            "Pickled weights (.pt, .pth, .bin) are not read; convert them to safetensors first."
+        )
+
+
+# --- how it fits the model ---------------------------------------------------------------------------------
+
+
+class InvalidHead(CosemZooError, ValueError):
+    """Channels (`new_head`) or a head name (`head`) that cannot be applied to this model.
+
+    Attributes
+    ----------
+    problems : tuple of str
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(f"the head asked for does not fit; nothing was changed:{listing(self.problems)}")
+
+
+class StrictLoadFailed(CosemZooError):
+    """`strict="require"`, and names, shapes or channels differ.
+
+    Attributes
+    ----------
+    problems : tuple of str
+        Every difference.
+    """
+
+    def __init__(self, reference: str, problems: Sequence[str]) -> None:
+        self.reference, self.problems = reference, tuple(problems)
+        super().__init__(
+            f"{reference} does not fit the model exactly; nothing was changed:{listing(self.problems)}\n"
+            'To load what does fit, use strict="auto".'
+        )
+
+
+class CoverageTooLow(CosemZooError):
+    """So little of the model would be filled that it is probably another network.
+
+    Attributes
+    ----------
+    coverage : float
+        The smaller of the two fractions of the backbone (tensors, parameters) that would be filled.
+    required : float
+    """
+
+    def __init__(self, reference: str, coverage: float, required: float, details: str) -> None:
+        self.reference, self.coverage, self.required = reference, coverage, required
+        found = (
+            "has nothing in common with the model"
+            if coverage == 0
+            else f"would fill only {coverage:.1%} of it"
+        )
+        super().__init__(
+            f"{reference} {found} (at least {required:.0%} of the backbone is required); "
+            f"nothing was changed.\n{details}\nIf this is intended, lower min_coverage."
+        )
+
+
+class AliasConflict(CosemZooError, ValueError):
+    """Two names of one tensor that hold different values in the file.
+
+    Attributes
+    ----------
+    source : str
+    conflicts : tuple of (str, str, str)
+        (name, other name, where they differ).
+    """
+
+    def __init__(self, source: str, conflicts: Sequence[tuple[str, str, str]]) -> None:
+        self.source, self.conflicts = source, tuple(conflicts)
+        lines = listing(f"{first} and {second} differ: {where}" for first, second, where in self.conflicts)
+        super().__init__(
+            f"{source} holds names that are one tensor in the model, with different values; "
+            f"nothing was changed:{lines}\nRepair the file: it is not known which of them is right."
+        )
+
+
+class UnsupportedModel(CosemZooError, TypeError):
+    """A model whose tensors cannot be written safely.
+
+    Attributes
+    ----------
+    problems : tuple of (str, str)
+        (tensor or module name, why).
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
+        lines = listing(f"{name}: {why}" for name, why in self.problems)
+        super().__init__(f"the model cannot be loaded into; nothing was changed:{lines}")
+
+
+class MetaTensorsLeft(UnsupportedModel):
+    """Tensors on `meta` that neither the checkpoint nor their module's `reset_parameters` can fill."""
+
+
+class UnsafeConversion(CosemZooError, OverflowError):
+    """Values that the model's narrower dtype cannot hold.
+
+    Attributes
+    ----------
+    tensors : tuple of str
+        One line per tensor.
+    """
+
+    def __init__(self, tensors: Sequence[str]) -> None:
+        self.tensors = tuple(tensors)
+        super().__init__(
+            "converting would turn finite values into infinity; nothing was changed:"
+            f"{listing(self.tensors)}\n"
+            "Load into a float32 or bfloat16 model."
+        )
+
+
+class PartialLoad(CosemZooWarning):
+    """Not every tensor or channel of the model came from the checkpoint; the report has the details."""

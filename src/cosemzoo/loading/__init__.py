@@ -1,0 +1,1 @@
+"""From a checkpoint to a model: which tensor and channel goes where, the plan, its execution, the report."""

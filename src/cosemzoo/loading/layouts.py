@@ -1,0 +1,84 @@
+"""How code bases name the modules of the same network, and the translation between them.
+
+A name is translated to the canonical one, that of cellmap-models 0.2.4 (``backbone.…``,
+``prediction_head.…``), by its prefix; what follows the prefix is the same everywhere. The prefixes were read
+off the networks that the code bases build.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from attrs import frozen
+
+#: What DistributedDataParallel and torch.compile put before every name.
+_WRAPPERS: Final = ("module.", "_orig_mod.")
+_BACKBONE, _HEAD = "backbone.", "prediction_head."
+
+
+@frozen
+class Layout:
+    """One naming scheme.
+
+    Attributes
+    ----------
+    name : str
+    backbone : tuple of str
+        The prefixes of the backbone's names; where there are several, a tensor has one name under each.
+    head : tuple of str
+        The same for the head.
+    """
+
+    name: str
+    backbone: tuple[str, ...]
+    head: tuple[str, ...]
+
+    def canonical(self, name: str) -> str:
+        """Give the canonical form of a name; a name under no prefix of this layout stays as it is."""
+        prefix = self._prefix(name)
+        if not prefix:
+            return name
+        return (_BACKBONE if prefix in self.backbone else _HEAD) + name.removeprefix(prefix)
+
+    def fit(self, names: Iterable[str]) -> tuple[int, int]:
+        """How many names lie under its prefixes, and how long these are: the larger, the better the fit."""
+        prefixes = [prefix for prefix in map(self._prefix, names) if prefix]
+        return len(prefixes), sum(map(len, prefixes))
+
+    def _prefix(self, name: str) -> str:
+        return next((prefix for prefix in (*self.backbone, *self.head) if name.startswith(prefix)), "")
+
+
+#: Names as they are.
+AS_IS: Final = Layout("as is", (), ())
+
+#: Every known naming scheme.
+LAYOUTS: Final = (
+    Layout("cellmap-models", (_BACKBONE,), (_HEAD,)),
+    Layout("cellmap-models before 2024-03", ("unet.",), (_HEAD,)),
+    Layout("dacapo 0.3", ("architecture.unet.", "chain.0.unet."), (_HEAD, "chain.1.")),
+    Layout("dacapo main", ("chain.0.",), (_HEAD, "chain.1.")),
+)
+
+
+def detect_layout(names: Iterable[str]) -> Layout:
+    """Give the layout whose prefixes fit most of the names, `AS_IS` where no backbone prefix does."""
+    names = list(names)
+    having = [layout for layout in LAYOUTS if any(name.startswith(layout.backbone) for name in names)]
+    return max(having, key=lambda layout: layout.fit(names), default=AS_IS)
+
+
+def find_layout(name: str | None) -> Layout | None:
+    """Give the layout of this name, None where there is none."""
+    return next((layout for layout in LAYOUTS if layout.name == name), None)
+
+
+def wrapper_prefix(names: Iterable[str]) -> str:
+    """Give what wrappers put before every one of the names, e.g. ``module._orig_mod.``; empty for nothing."""
+    names = list(names)
+    prefix = ""
+    while names:
+        wrapper = next((w for w in _WRAPPERS if all(name.startswith(prefix + w) for name in names)), None)
+        if wrapper is None:
+            break
+        prefix += wrapper
+    return prefix

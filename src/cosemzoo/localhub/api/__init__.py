@@ -1,0 +1,1 @@
+"""The Hub's HTTP routes, one module for each thing that they are about."""

@@ -1,0 +1,249 @@
+"""The torch user's face: resolve a reference, fetch it, plan a load, load it into a model."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from torch import Tensor, nn
+
+from cosemzoo.checkpoints.mapped import MappedWeights, state_dict_of
+from cosemzoo.errors import PartialLoad
+from cosemzoo.loading.apply import apply_plan
+from cosemzoo.loading.heads import HeadNames
+from cosemzoo.loading.labels import NewHead
+from cosemzoo.loading.model_tensors import ModelTensor, read_model
+from cosemzoo.loading.plan import LoadPlan, Strict
+from cosemzoo.loading.planner import make_plan
+from cosemzoo.loading.report import LoadReport
+from cosemzoo.reference import Reference
+from cosemzoo.zoo import Checkpoint, Zoo
+
+_logger = logging.getLogger("cosemzoo")
+
+#: What names a checkpoint: a text, a folder's path, a parsed reference, or one that is already resolved.
+ReferenceLike: TypeAlias = "str | os.PathLike[str] | Reference | Checkpoint"
+
+
+class WeightsStore(Protocol):
+    """Where checkpoints come from: a `Zoo`, or anything else that can do this."""
+
+    def resolve(self, reference: "str | os.PathLike[str] | Reference") -> Checkpoint:
+        """Find out what a reference means, without its weights."""
+        ...
+
+    def fetch(self, checkpoint: Checkpoint) -> Mapping[str, Path]:
+        """Give the verified files of its weights, by their names."""
+        ...
+
+
+def resolve(reference: ReferenceLike, *, zoo: WeightsStore | None = None) -> Checkpoint:
+    """Find out what a reference means now: a few KB of metadata, no weights.
+
+    Parameters
+    ----------
+    reference : str, os.PathLike or Reference
+        See `cosemzoo.reference`.
+    zoo : WeightsStore, optional
+        Where to look; the default, `Zoo()`, takes its settings from the environment.
+
+    Returns
+    -------
+    Checkpoint
+        Pinned to a commit.
+
+    Raises
+    ------
+    InvalidReference, NamespaceMissing, RunNotFound, CriterionNotFound, AccessDenied
+        If it names nothing that this caller may have.
+    HubUnavailable, NotCached
+        If the Hub cannot be asked and the cache has no answer.
+    InvalidIndex, InvalidManifest, InvalidSafetensors, WeightsNotFound
+        If what was published cannot be trusted.
+    """
+    return reference if isinstance(reference, Checkpoint) else (zoo or Zoo()).resolve(reference)
+
+
+def fetch(reference: ReferenceLike, *, zoo: WeightsStore | None = None) -> Mapping[str, Path]:
+    """Make a checkpoint's weights present on this machine, and verify them.
+
+    Returns
+    -------
+    mapping of str to Path
+        The verified files, by their names in the checkpoint.
+
+    Raises
+    ------
+    IntegrityError
+        If the bytes are not those that were published, twice.
+    CacheNotWritable, DiskFull
+        If they cannot be stored.
+    CosemZooError
+        As `resolve`.
+    """
+    zoo = zoo or Zoo()
+    return zoo.fetch(resolve(reference, zoo=zoo))
+
+
+def state_dict(reference: ReferenceLike, *, zoo: WeightsStore | None = None) -> dict[str, Tensor]:
+    """Give a checkpoint's tensors by name, aliases included, without a model.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        On the CPU, mapped from the verified files: nothing is copied until it is written to, and writing
+        never reaches the files.
+
+    Raises
+    ------
+    CosemZooError
+        As `fetch`.
+    """
+    zoo = zoo or Zoo()
+    checkpoint = resolve(reference, zoo=zoo)
+    return state_dict_of(checkpoint.weights, MappedWeights(checkpoint.weights, zoo.fetch(checkpoint)))
+
+
+def plan_load(
+    model: nn.Module,
+    reference: ReferenceLike,
+    *,
+    new_head: NewHead = None,
+    head: HeadNames = None,
+    strict: Strict = "auto",
+    min_coverage: float = 0.5,
+    zoo: WeightsStore | None = None,
+) -> LoadPlan:
+    """Plan a load from a few KB of metadata; nothing is downloaded, nothing is changed.
+
+    A plan that `load_into` would refuse is given all the same, and says so; its `check` raises.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    reference : str, os.PathLike, Reference or Checkpoint
+    new_head : sequence of labels or (label, kind), mapping new → old, or None
+        The channels of the model's head, in the order of its rows. A mapping says which of the checkpoint's
+        channels each takes (None: keep the model's own values). None: they are unknown; equal row counts are
+        copied by position and reported as assumed, unequal ones are kept.
+    head : str, sequence of str, or mapping, optional
+        The module that is the model's head, where its name is not the checkpoint's.
+    strict : {"auto", "require", "never"}
+        "auto": strictly where names, shapes and channels agree, else what fits. "require": strictly or not
+        at all. "never": a partial load is expected.
+    min_coverage : float
+        The fraction of the model's backbone, by tensors and by parameters, that must be filled.
+    zoo : WeightsStore, optional
+
+    Raises
+    ------
+    InvalidHead
+        If `new_head` or `head` do not fit.
+    AliasConflict, UnsupportedModel
+        If the file or the model cannot be planned for.
+    CosemZooError
+        As `resolve`.
+    """
+    checkpoint = resolve(reference, zoo=zoo)
+    return _plan(read_model(model), checkpoint, new_head, head, strict, min_coverage)
+
+
+def load_into(
+    model: nn.Module,
+    reference: ReferenceLike,
+    *,
+    new_head: NewHead = None,
+    head: HeadNames = None,
+    strict: Strict = "auto",
+    min_coverage: float = 0.5,
+    zoo: WeightsStore | None = None,
+) -> LoadReport:
+    """Load a checkpoint into a model, in place: wholly as planned, or not at all.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Keeps its devices, dtypes, strides and `requires_grad`; tensors on `meta` are given memory on the
+        CPU. What is not filled keeps the model's own values.
+    reference, new_head, head, strict, min_coverage, zoo
+        As for `plan_load`.
+
+    Returns
+    -------
+    LoadReport
+        Every tensor and every channel accounted for.
+
+    Warns
+    -----
+    PartialLoad
+        If not everything agrees. Turned into an error, it leaves the model as it was.
+
+    Raises
+    ------
+    StrictLoadFailed, CoverageTooLow, InvalidHead, AliasConflict, UnsafeConversion, UnsupportedModel
+        If checkpoint and model do not fit together.
+    CosemZooError
+        As `fetch`.
+
+    Notes
+    -----
+    After any error the model is bit for bit as it was.
+    """
+    zoo = zoo or Zoo()
+    checkpoint = resolve(reference, zoo=zoo)
+    began = time.perf_counter()
+    held = read_model(model)
+    plan = _plan(held, checkpoint, new_head, head, strict, min_coverage)
+    plan.check()
+    planned = time.perf_counter()
+    paths = zoo.fetch(checkpoint)
+    fetched = time.perf_counter()
+    weights = MappedWeights(checkpoint.weights, paths)
+    if plan.outcome == "partial":
+        # Before the commit: where warnings are errors, it must leave the model as it was.
+        warnings.warn(_what_is_partial(plan), PartialLoad, stacklevel=2)
+    if plan.assumed:
+        _logger.warning(
+            "%s: %d head rows copied by position, the model's labels being unknown; say them with new_head",
+            plan.reference,
+            len(plan.assumed),
+        )
+    apply_plan(plan, held, weights)
+    seconds = time.perf_counter() - fetched + planned - began
+    sizes = {one.names[0]: one.tensor.element_size() for one in held if one.names}
+    written = sum(row.filled * sizes[row.name] for row in plan.tensors)
+    return LoadReport.of(plan, bytes_written=written, seconds=seconds)
+
+
+def _plan(
+    held: Sequence[ModelTensor],
+    checkpoint: Checkpoint,
+    new_head: NewHead,
+    head: HeadNames,
+    strict: Strict,
+    min_coverage: float,
+) -> LoadPlan:
+    return make_plan(
+        [one.target for one in held if one.names],
+        checkpoint.weights,
+        checkpoint.manifest,
+        reference=str(checkpoint.reference),
+        commit=checkpoint.identity,
+        new_head=new_head,
+        head=head,
+        strict=strict,
+        min_coverage=min_coverage,
+    )
+
+
+def _what_is_partial(plan: LoadPlan) -> str:
+    kept = [row for row in plan.channels if row.status == "kept"]
+    counts = [f"{plan.coverage} of the backbone"]
+    counts += [f"{len(plan.channels) - len(kept)} of {len(plan.channels)} head rows"] if plan.channels else []
+    counts += [f"{len(plan.missing)} tensors missing"] if plan.missing else []
+    counts += [f"{len(plan.mismatched)} mismatched"] if plan.mismatched else []
+    counts += [f"{len(plan.unused)} unused"] if plan.unused else []
+    return f"{plan.reference} is loaded in part: {', '.join(counts)}; the report has each of them"

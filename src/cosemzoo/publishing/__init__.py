@@ -1,0 +1,5 @@
+"""Publishing runs on the Hub."""
+
+from cosemzoo.publishing.publish import publish
+
+__all__ = ["publish"]

@@ -1,0 +1,263 @@
+"""The DaCapo-shaped face: starts and their configs, with the attributes and methods that DaCapo's have.
+
+A start is a named checkpoint and the promise to fill a model from it. Making one parses, and does nothing else.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import attrs
+from torch import nn
+
+from cosemzoo.errors import InvalidReference
+from cosemzoo.loading.heads import HeadNames
+from cosemzoo.loading.labels import NewHead
+from cosemzoo.loading.plan import LoadPlan, Strict
+from cosemzoo.loading.report import LoadReport
+from cosemzoo.manifest import Channel, HeadTensor, Manifest, check_manifest
+from cosemzoo.models import WeightsStore, load_into, plan_load
+from cosemzoo.reference import DEFAULT_CRITERION, Reference, parse_reference
+from cosemzoo.zoo import Checkpoint, Zoo
+
+_M = TypeVar("_M", bound=nn.Module)
+
+# The names of a head in DaCapo's networks, for checkpoints that say no more than their channels.
+_DACAPO_HEAD = ("prediction_head.weight", "prediction_head.bias", "chain.1.weight", "chain.1.bias")
+
+
+class FolderStore:
+    """Checkpoints in folders: ``<root>/<run>/<criterion>/``, each with its safetensors and its ``config.json``.
+
+    Parameters
+    ----------
+    root : str or Path
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._zoo = Zoo(local_dir=Path(root), offline=True)
+
+    def resolve(self, reference: "str | os.PathLike[str] | Reference") -> Checkpoint:
+        """Find the checkpoint of a run and criterion; whatever namespace it has is not looked at.
+
+        Raises
+        ------
+        RunNotFound, CriterionNotFound
+            If there is no such folder.
+        InvalidManifest, InvalidSafetensors, WeightsNotFound
+            If it cannot be trusted.
+        """
+        parsed = parse_reference(reference)
+        return self._zoo.resolve(attrs.evolve(parsed, place="local", namespace=None))
+
+    def fetch(self, checkpoint: Checkpoint) -> Mapping[str, Path]:
+        """Give its files."""
+        return self._zoo.fetch(checkpoint)
+
+
+class Start:
+    """A starting point: a checkpoint of a weights store.
+
+    Parameters
+    ----------
+    start_config : str, os.PathLike, StartConfig, or mapping
+        A reference (``run@criterion``), an object with ``run`` and ``criterion``, or a mapping with these
+        keys. ``start_config.task_config.channels``, where present, are the labels of the checkpoint's head.
+    store : WeightsStore, optional
+        Where the checkpoint is; by default the Hub, as `Zoo()` finds it.
+
+    Attributes
+    ----------
+    run : str
+    criterion : str
+    name : str
+        ``run/criterion``.
+    report : LoadReport or None
+        What the last load did.
+
+    Raises
+    ------
+    InvalidReference
+        If it cannot name a checkpoint.
+    """
+
+    def __init__(self, start_config: Any, store: WeightsStore | None = None) -> None:
+        self.reference = _reference_of(start_config)
+        self.run = str(attrs.evolve(self.reference, criterion=None))
+        self.criterion = self.reference.wanted
+        self.name = f"{self.run}/{self.criterion}"
+        self.report: LoadReport | None = None
+        self._store: WeightsStore = store or Zoo()
+        task_config = _member(start_config, "task_config")
+        given = None if task_config is None else _member(task_config, "channels")
+        self._given_channels = None if given is None else [str(label) for label in given]
+        self._checkpoint: Checkpoint | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint, resolved when it is first needed and the same from then on.
+
+        Raises
+        ------
+        CosemZooError
+            As `cosemzoo.resolve`.
+        """
+        if self._checkpoint is None:
+            checkpoint = self._store.resolve(self.reference)
+            if checkpoint.manifest is None and self._given_channels is not None:
+                manifest = _manifest_of(self.run, self._given_channels, checkpoint)
+                checkpoint = attrs.evolve(checkpoint, manifest=manifest)
+            self._checkpoint = checkpoint
+        return self._checkpoint
+
+    @property
+    def channels(self) -> list[str] | None:
+        """The labels of the checkpoint's head, each once, in the order of its rows; None if it has no names."""
+        if self._given_channels is not None:
+            return list(self._given_channels)
+        manifest = self.checkpoint.manifest
+        return None if manifest is None else list(manifest.labels)
+
+    def check(self) -> None:
+        """Make the checkpoint present on this machine, and verify it.
+
+        Raises
+        ------
+        CosemZooError
+            As `cosemzoo.fetch`.
+        """
+        self._store.fetch(self.checkpoint)
+
+    def plan(
+        self,
+        model: nn.Module,
+        new_head: NewHead = None,
+        *,
+        head: HeadNames = None,
+        strict: Strict = "auto",
+        min_coverage: float = 0.5,
+    ) -> LoadPlan:
+        """Plan what `initialize_weights` would do; nothing is downloaded, nothing is changed.
+
+        Parameters and errors are those of `cosemzoo.plan_load`.
+        """
+        return plan_load(
+            model,
+            self.checkpoint,
+            new_head=new_head,
+            head=head,
+            strict=strict,
+            min_coverage=min_coverage,
+            zoo=self._store,
+        )
+
+    def initialize_weights(
+        self,
+        model: _M,
+        new_head: NewHead = None,
+        *,
+        head: HeadNames = None,
+        strict: Strict = "auto",
+        min_coverage: float = 0.5,
+    ) -> _M:
+        """Load the checkpoint into the model, in place.
+
+        Parameters, warnings and errors are those of `cosemzoo.load_into`; the report is `report`.
+
+        Returns
+        -------
+        torch.nn.Module
+            The same model.
+        """
+        self.report = load_into(
+            model,
+            self.checkpoint,
+            new_head=new_head,
+            head=head,
+            strict=strict,
+            min_coverage=min_coverage,
+            zoo=self._store,
+        )
+        return model
+
+    def __repr__(self) -> str:
+        """Give the call that makes it."""
+        return f"{type(self).__name__}({str(self.reference)!r})"
+
+
+class CosemStart(Start):
+    """A starting point that is a run of the zoo.
+
+    Examples
+    --------
+    >>> start = CosemStart("setup04@1820500")
+    >>> start.name
+    'setup04/1820500'
+    """
+
+
+@attrs.define
+class StartConfig:
+    """Which run and criterion to start from.
+
+    Attributes
+    ----------
+    run : str
+        The run, such as ``setup04`` or ``namespace/run``.
+    criterion : str
+        Which of its checkpoints.
+    """
+
+    start_type: ClassVar[type[Start]] = Start
+
+    run: str = attrs.field(metadata={"help_text": "The run to use as a starting point."})
+    criterion: str = attrs.field(
+        default=DEFAULT_CRITERION,
+        converter=str,
+        metadata={"help_text": "The criterion for choosing weights from the run."},
+    )
+
+
+@attrs.define
+class CosemStartConfig(StartConfig):
+    """Which run of the zoo to start from.
+
+    Examples
+    --------
+    >>> config = CosemStartConfig(run="setup04", criterion="best")
+    >>> config.start_type(config).name
+    'setup04/best'
+    """
+
+    start_type: ClassVar[type[Start]] = CosemStart
+
+
+def _member(config: Any, name: str) -> Any:
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+
+
+def _reference_of(start_config: Any) -> Reference:
+    if isinstance(start_config, (str, os.PathLike, Reference)):
+        return parse_reference(start_config)
+    run, criterion = _member(start_config, "run"), _member(start_config, "criterion")
+    if not isinstance(run, (str, os.PathLike)):
+        problem = "a start is a reference, or a config with a run and a criterion"
+        raise InvalidReference(repr(start_config), problem)
+    parsed = parse_reference(run)
+    if criterion is None or parsed.place == "folder":
+        return parsed
+    if parsed.criterion is not None:
+        raise InvalidReference(f"{run}@{criterion}", "run names a criterion already", str(parsed))
+    return parse_reference(f"{parsed}@{criterion}")
+
+
+def _manifest_of(run: str, labels: list[str], checkpoint: Checkpoint) -> Manifest:
+    """Describe a checkpoint that does not describe itself, whose labels its config gives."""
+    names = {*checkpoint.weights.tensors, *checkpoint.weights.aliases}
+    head = tuple(HeadTensor(name) for name in _DACAPO_HEAD if name in names)
+    manifest = Manifest(run=run, channels=tuple(Channel(label, "prediction") for label in labels), head=head)
+    shapes = {name: stored.entry.shape for name, stored in checkpoint.weights.tensors.items()}
+    shapes |= {alias: shapes[name] for alias, name in checkpoint.weights.aliases.items()}
+    check_manifest(manifest, shapes, "task_config.channels")
+    return manifest

@@ -1,0 +1,138 @@
+"""What the Hub's client raises, said as the errors of this package."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from cosemzoo.errors import (
+    AccessDenied,
+    CacheNotWritable,
+    CosemZooError,
+    DiskFull,
+    HubUnavailable,
+    NotCached,
+    RunNotFound,
+)
+from cosemzoo.reference import known_runs
+
+#: What the client's HTTP library raises without an answer: httpx with huggingface_hub 1, httpx2 with 2.
+HTTPError: Final[type[BaseException]] = HfHubHTTPError.__bases__[0]
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# An answer that is not what a Hub sends: a portal's web page, another API.
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+
+
+@frozen
+class Asked:
+    """What was asked of whom, for a message.
+
+    Attributes
+    ----------
+    reference : str
+    repository : str
+    endpoint : str
+    cache_dir : Path
+    """
+
+    reference: str
+    repository: str
+    endpoint: str
+    cache_dir: Path
+
+
+@contextmanager
+def hub_errors(asked: Asked, size: int = 0) -> Iterator[None]:
+    """Turn what huggingface_hub raises into this package's errors.
+
+    A revision or a file that a repository lacks stays `RevisionNotFoundError` or `EntryNotFoundError`: only
+    the caller knows what that means.
+
+    Parameters
+    ----------
+    asked : Asked
+    size : int
+        Bytes that are to be downloaded.
+    """
+    try:
+        yield
+    except LocalEntryNotFoundError as error:
+        # The client's own summary; why it could not ask is its cause.
+        raise _translate(asked, error.__cause__ or error, size) from error
+    except (RevisionNotFoundError, EntryNotFoundError, CosemZooError):
+        raise
+    except (HTTPError, OSError, *_UNREADABLE) as error:
+        raise _translate(asked, error, size) from error
+
+
+def free_bytes(folder: Path) -> int:
+    """Give the bytes free on the disk that holds, or will hold, a folder."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _translate(asked: Asked, error: BaseException, size: int) -> CosemZooError:
+    match error:
+        case HfHubHTTPError() | LocalTokenNotFoundError():
+            return _refused(asked, error)
+        case OfflineModeIsEnabled():
+            return NotCached(asked.reference, asked.repository, str(asked.cache_dir))
+        case OSError() if error.errno in _NO_ROOM:
+            free = free_bytes(asked.cache_dir)
+            return DiskFull(asked.reference, str(asked.cache_dir), size, free)
+        case OSError() if error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
+            return CacheNotWritable(asked.reference, str(asked.cache_dir), str(error))
+        case _:
+            # No answer, a short one (an OSError of the client's own), or one that no Hub gives.
+            return _unavailable(asked, f"{type(error).__name__}: {error}")
+
+
+def _refused(asked: Asked, error: HfHubHTTPError | LocalTokenNotFoundError) -> CosemZooError:
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 401
+    if isinstance(error, GatedRepoError):
+        return _denied(asked, gated=True)
+    if isinstance(error, RepositoryNotFoundError) or status == 404:
+        return _no_repository(asked)
+    if status in {401, 403}:
+        return _denied(asked, gated=False)
+    return _unavailable(asked, f"it answered {status}", status)
+
+
+def _unavailable(asked: Asked, reason: str, status: int | None = None) -> HubUnavailable:
+    return HubUnavailable(asked.reference, asked.endpoint, " ".join(reason.split()), status)
+
+
+def _denied(asked: Asked, *, gated: bool) -> AccessDenied:
+    url = f"{asked.endpoint}/{asked.repository}"
+    return AccessDenied(asked.reference, asked.repository, url, gated=gated)
+
+
+def _no_repository(asked: Asked) -> RunNotFound:
+    where = f"repository {asked.repository} on {asked.endpoint}"
+    if asked.repository in known_runs().values():
+        hint = (
+            "This COSEM run is not published there yet. "
+            "If you publish it yourself, name your repository: namespace/run."
+        )
+    else:
+        hint = (
+            "It does not exist, or it is private and needs a token: check the spelling, "
+            "then run `hf auth login` (or set HF_TOKEN)."
+        )
+    return RunNotFound(asked.reference, where, hint)

@@ -1,0 +1,199 @@
+"""The zoo: one object that finds, pins, fetches and verifies checkpoints, wherever they are."""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import constants
+
+from cosemzoo.errors import CriterionNotFound, HubUnavailable, NamespaceMissing, NotCached, StaleAnswer
+from cosemzoo.manifest import Index
+from cosemzoo.reference import Reference, known_runs, parse_reference
+from cosemzoo.zoo.cache import RepositoryCache
+from cosemzoo.zoo.checkpoint import Checkpoint
+from cosemzoo.zoo.failures import Asked
+from cosemzoo.zoo.finder import Finder
+from cosemzoo.zoo.folders import fetch_folder, resolve_folder, resolve_local
+from cosemzoo.zoo.remote import RemoteRepository
+
+_T = TypeVar("_T")
+
+
+class Zoo:
+    """Where checkpoints come from. Making one touches neither network nor disk.
+
+    Parameters
+    ----------
+    endpoint : str, optional
+        The Hub; by default that of huggingface_hub (``HF_ENDPOINT``).
+    namespace : str, optional
+        Where runs are looked up that are not in `known_runs`; by default ``COSEMZOO_NAMESPACE``.
+    cache_dir : str or Path, optional
+        The cache; by default that of huggingface_hub (``HF_HUB_CACHE``).
+    token : str or bool, optional
+        As everywhere in huggingface_hub: by default the saved token (``HF_TOKEN``), False for none.
+    offline : bool, optional
+        Whether to answer from the cache alone; always so with ``HF_HUB_OFFLINE``.
+    local_dir : Path, optional
+        The local zoo, with a folder ``<run>/<criterion>`` for each checkpoint; by default
+        ``COSEMZOO_LOCAL_DIR``, else ``$XDG_DATA_HOME/cosemzoo/runs``.
+
+    Examples
+    --------
+    >>> zoo = Zoo(namespace="my-lab")
+    >>> zoo.repository_of(parse_reference("run_1@best"))
+    'my-lab/run_1'
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str | None = None,
+        namespace: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        offline: bool | None = None,
+        local_dir: Path | None = None,
+    ) -> None:
+        self.token = token
+        self._endpoint = endpoint
+        self._namespace = namespace
+        self._cache_dir = cache_dir
+        self._offline = offline
+        self._local_dir = local_dir
+
+    @property
+    def endpoint(self) -> str:
+        """The Hub's address."""
+        return (self._endpoint or constants.ENDPOINT).rstrip("/")
+
+    @property
+    def namespace(self) -> str | None:
+        """Where other runs than the known ones are looked up."""
+        return self._namespace or os.environ.get("COSEMZOO_NAMESPACE") or None
+
+    @property
+    def cache_dir(self) -> Path:
+        """The cache of huggingface_hub."""
+        return Path(self._cache_dir or constants.HF_HUB_CACHE).expanduser().absolute()
+
+    @property
+    def offline(self) -> bool:
+        """Whether answers come from the cache alone."""
+        return bool(self._offline) or constants.HF_HUB_OFFLINE
+
+    @property
+    def local_dir(self) -> Path:
+        """The local zoo."""
+        if self._local_dir or os.environ.get("COSEMZOO_LOCAL_DIR"):
+            return Path(self._local_dir or os.environ["COSEMZOO_LOCAL_DIR"]).expanduser()
+        data = os.environ.get("XDG_DATA_HOME")
+        return (Path(data) if data else Path.home() / ".local" / "share") / "cosemzoo" / "runs"
+
+    def resolve(self, ref: str | os.PathLike[str] | Reference) -> Checkpoint:
+        """Find a checkpoint and pin it, without downloading its weights.
+
+        A commit of which everything is cached costs no request, a name of which everything is cached one.
+
+        Parameters
+        ----------
+        ref : str, os.PathLike or Reference
+            What `parse_reference` takes.
+
+        Raises
+        ------
+        InvalidReference, NamespaceMissing, RunNotFound, CriterionNotFound, WeightsNotFound
+            If there is nothing of that name.
+        AccessDenied, HubUnavailable, NotCached, CacheNotWritable, DiskFull
+            If it cannot be had.
+        InvalidIndex, InvalidManifest, InvalidSafetensors, IntegrityError
+            If what was found cannot be trusted.
+
+        Warns
+        -----
+        YankedCheckpoint
+            If the checkpoint was withdrawn.
+        StaleAnswer
+            If the Hub could not be asked and the answer is the cache's.
+        """
+        reference = parse_reference(ref)
+        if reference.place == "folder":
+            return resolve_folder(reference)
+        if reference.place == "local":
+            return resolve_local(reference, self.local_dir)
+        return self._ask(reference, lambda finder: finder.resolve(reference))
+
+    def fetch(self, ref: str | os.PathLike[str] | Reference | Checkpoint) -> dict[str, Path]:
+        """Make the weights of a checkpoint present, and verify them.
+
+        Parameters
+        ----------
+        ref : str, os.PathLike, Reference or Checkpoint
+            A checkpoint is fetched as it was pinned; anything else is resolved first.
+
+        Returns
+        -------
+        dict of str to Path
+            The local path of every weights file, by its name.
+
+        Raises
+        ------
+        CosemZooError
+            As `resolve` does.
+        """
+        checkpoint = ref if isinstance(ref, Checkpoint) else self.resolve(ref)
+        if checkpoint.repository is None:
+            return fetch_folder(checkpoint)
+        return self._finder(checkpoint.reference, checkpoint.repository, offline=self.offline).fetch(
+            checkpoint
+        )
+
+    def criteria(self, ref: str | os.PathLike[str] | Reference) -> Index | None:
+        """Give the index of a run's checkpoints; None for a folder and for an ordinary repository.
+
+        Raises
+        ------
+        CosemZooError
+            As `resolve` does.
+        """
+        reference = parse_reference(ref)
+        return self._ask(reference, Finder.index) if reference.place == "hub" else None
+
+    def repository_of(self, reference: Reference) -> str:
+        """Give the Hub repository, ``namespace/repo``, of a reference to the Hub.
+
+        Raises
+        ------
+        NamespaceMissing
+            If it is a bare run that is not known, and no namespace is configured.
+        """
+        known = known_runs()
+        if reference.namespace is None and reference.run in known:
+            return known[reference.run]
+        namespace = reference.namespace or self.namespace
+        if namespace is None:
+            raise NamespaceMissing(reference.run, list(known))
+        return f"{namespace}/{reference.run}"
+
+    def _ask(self, reference: Reference, question: Callable[[Finder], _T]) -> _T:
+        """Ask the Hub; where it cannot be asked, its cache."""
+        repository = self.repository_of(reference)
+        if self.offline:
+            return question(self._finder(reference, repository, offline=True))
+        try:
+            return question(self._finder(reference, repository, offline=False))
+        except HubUnavailable as error:
+            try:
+                answer = question(self._finder(reference, repository, offline=True))
+            except (NotCached, CriterionNotFound) as missing:
+                raise error from missing
+            said = f"{reference}: {self.endpoint} could not be asked ({error.reason})"
+            warnings.warn(f"{said}; this is the cache's answer", StaleAnswer, stacklevel=3)
+            return answer
+
+    def _finder(self, reference: Reference, repository: str, *, offline: bool) -> Finder:
+        asked = Asked(str(reference), repository, self.endpoint, self.cache_dir)
+        remote = None if offline else RemoteRepository(asked, self.token)
+        return Finder(asked, RepositoryCache(self.cache_dir, repository), remote)

@@ -1,0 +1,53 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cosemzoo.checkpoints.entries import DTYPE_BITS, TensorEntry, read_entries, show
+
+
+def test_an_entry_knows_its_bytes_and_elements() -> None:
+    entry = TensorEntry("w", "F32", (2, 3, 4), 8, 104)
+    assert (entry.nbytes, entry.parameters) == (96, 24)
+    assert TensorEntry("s", "F32", (), 0, 4).parameters == 1
+
+
+def test_entries_of_no_bytes_at_one_place_come_in_the_order_of_their_names() -> None:
+    empty = {"dtype": "I8", "shape": [0], "data_offsets": [0, 0]}
+    entries, problems = read_entries({"b": empty, "a": dict(empty)}, {}, 0)
+    assert ([entry.name for entry in entries], problems) == (["a", "b"], [])
+
+
+@given(st.permutations(["a", "b", "c"]), st.lists(st.integers(0, 3), min_size=3, max_size=3))
+def test_the_order_of_the_header_does_not_matter(order: list[str], lengths: list[int]) -> None:
+    members = {}
+    start = 0
+    for name, length in zip("abc", lengths, strict=True):
+        members[name] = {"dtype": "U8", "shape": [length], "data_offsets": [start, start + length]}
+        start += length
+    expected = read_entries(members, {}, start)
+    assert expected[1] == []
+    assert read_entries({name: members[name] for name in order}, {}, start) == expected
+
+
+def test_a_hole_is_no_problem_of_its_own_where_a_tensors_place_is_unknown() -> None:
+    members: dict[str, object] = {
+        "a": {"dtype": "U8", "shape": [1], "data_offsets": [4, 5]},
+        "b": {"dtype": "U8", "shape": [4]},
+    }
+    assert read_entries(members, {}, 5)[1] == ["tensor 'b' has no data_offsets"]
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype, bits in DTYPE_BITS.items() if bits < 8])
+def test_elements_smaller_than_a_byte_must_fill_their_bytes(dtype: str) -> None:
+    bits = DTYPE_BITS[dtype]
+    whole = {"w": {"dtype": dtype, "shape": [2, 4], "data_offsets": [0, bits]}}
+    assert read_entries(whole, {}, bits)[1] == []
+    broken = {"w": {"dtype": dtype, "shape": [3], "data_offsets": [0, bits]}}
+    (problem,) = read_entries(broken, {}, bits)[1]
+    assert "not a whole number of bytes" in problem
+
+
+def test_values_from_a_file_are_shown_cut_and_escaped() -> None:
+    assert len(show("x" * 10_000)) <= 122
+    assert show("\x1b\ud800") == "'\\x1b\\ud800'"
+    assert len(show([[["deep"]] * 100] * 100)) < 300

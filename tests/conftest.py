@@ -1,0 +1,133 @@
+"""What the tests share: a Hub of their own, checkpoints to put on it, and nothing from the environment."""
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# The client reads these once, when it is first imported: no token, cache or Hub of the machine's user.
+for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FACE_", "COSEMZOO_"))]:
+    del os.environ[_name]
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="cosemzoo-tests-")
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+
+from cosemzoo.checkpoints.writer import write_safetensors
+from cosemzoo.localhub import LocalHub
+from cosemzoo.manifest import Channel, HeadTensor, Manifest
+from cosemzoo.zoo import Zoo
+
+LABELS = ("ecs", "mito", "er")
+
+WriteCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    # The client itself sends LFS content in a way that its HTTP library calls deprecated.
+    warnings.filterwarnings("ignore", message="Use 'content=<...>'", category=DeprecationWarning)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    with LocalHub(tmp_path / "hub") as running:
+        yield running
+
+
+@pytest.fixture
+def api(hub: LocalHub) -> HfApi:
+    return HfApi(endpoint=hub.endpoint, token=False)
+
+
+@pytest.fixture
+def make_zoo(hub: LocalHub, tmp_path: Path) -> Callable[..., Zoo]:
+    """Make a zoo of the Hub; all of them share one cache."""
+
+    def make(**arguments: Any) -> Zoo:
+        return Zoo(
+            **{"endpoint": hub.endpoint, "cache_dir": tmp_path / "cache", "token": False, **arguments}
+        )
+
+    return make
+
+
+@pytest.fixture
+def zoo(make_zoo: Callable[..., Zoo]) -> Zoo:
+    return make_zoo()
+
+
+@pytest.fixture
+def write_checkpoint(tmp_path: Path) -> WriteCheckpoint:
+    """Write a small checkpoint: a backbone, and a head of one row for each label.
+
+    ``files`` writes the weights in that many shards, ``padding`` makes them larger by so many bytes.
+    """
+    made = 0
+
+    def write(
+        folder: Path | None = None,
+        *,
+        seed: int = 0,
+        run: str = "setup04",
+        iteration: int | None = 1820500,
+        files: int = 1,
+        padding: int = 0,
+        manifest: bool = True,
+    ) -> Path:
+        nonlocal made
+        made += 1
+        folder = folder or tmp_path / f"checkpoint-{made}"
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_weights(folder, _tensors(seed, padding), files)
+        if manifest:
+            text = _manifest(run, iteration).to_json()
+            (folder / "config.json").write_text(text, encoding="utf-8")
+        return folder
+
+    return write
+
+
+def _tensors(seed: int, padding: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        "backbone.conv.weight": torch.rand(4, 2, 3, generator=generator),
+        "prediction_head.weight": torch.rand(len(LABELS), 4, generator=generator),
+        "prediction_head.bias": torch.rand(len(LABELS), generator=generator),
+    }
+    if padding:
+        tensors["backbone.padding"] = torch.full((padding,), seed % 256, dtype=torch.uint8)
+    return tensors
+
+
+def _write_weights(folder: Path, tensors: Mapping[str, torch.Tensor], files: int) -> None:
+    if files == 1:
+        write_safetensors(folder / "model.safetensors", tensors)
+        return
+    weight_map = {}
+    for number in range(files):
+        name = f"model-{number + 1:05}-of-{files:05}.safetensors"
+        part = dict(list(tensors.items())[number::files])
+        write_safetensors(folder / name, part)
+        weight_map |= dict.fromkeys(part, name)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _manifest(run: str, iteration: int | None) -> Manifest:
+    return Manifest(
+        run=run,
+        iteration=iteration,
+        channels=tuple(Channel(label, "distance") for label in LABELS),
+        head=(HeadTensor("prediction_head.weight"), HeadTensor("prediction_head.bias")),
+        generated=True,
+    )

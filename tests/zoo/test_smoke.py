@@ -1,0 +1,21 @@
+from cosemzoo.publishing import publish
+def test_x(hub, zoo, make_zoo, write_checkpoint):
+    r = publish(write_checkpoint(), "setup04@1820500", zoo=zoo)
+    print(r)
+    hub.reset_counts()
+    c = zoo.resolve("setup04")
+    print(c, [(q.method, q.path, q.range) for q in hub.requests], hub.bytes_sent)
+    hub.reset_counts()
+    print(zoo.fetch(c))
+    print([(q.method, q.path) for q in hub.requests])
+    hub.reset_counts()
+    print(zoo.fetch("setup04"))
+    print([(q.method, q.path) for q in hub.requests])
+    hub.reset_counts()
+    print(zoo.fetch("setup04@"+c.commit))
+    print([(q.method, q.path) for q in hub.requests])
+    off = make_zoo(offline=True)
+    print(off.fetch("setup04@"+c.commit), off.resolve("setup04"), off.criteria("setup04"))
+    print([(q.method, q.path) for q in hub.requests])
+    import subprocess
+    print(subprocess.run(["find", zoo.cache_dir], capture_output=True, text=True).stdout)
