@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -54,9 +56,7 @@ def make_zoo(hub: LocalHub, tmp_path: Path) -> Callable[..., Zoo]:
     """Make a zoo of the Hub; all of them share one cache."""
 
     def make(**arguments: Any) -> Zoo:
-        return Zoo(
-            **{"endpoint": hub.endpoint, "cache_dir": tmp_path / "cache", "token": False, **arguments}
-        )
+        return Zoo(**{"endpoint": hub.endpoint, "cache_dir": tmp_path / "cache", "token": False, **arguments})
 
     return make
 
@@ -67,10 +67,37 @@ def zoo(make_zoo: Callable[..., Zoo]) -> Zoo:
 
 
 @pytest.fixture
+def run_python(hub: LocalHub, tmp_path: Path) -> Callable[..., str]:
+    """Run a script in a fresh process, with the Hub and the cache as its defaults, and give what it prints."""
+
+    def run(script: str, **environment: str) -> str:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        own = {
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**inherited, **own, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
 def write_checkpoint(tmp_path: Path) -> WriteCheckpoint:
     """Write a small checkpoint: a backbone, and a head of one row for each label.
 
-    ``files`` writes the weights in that many shards, ``padding`` makes them larger by so many bytes.
+    ``files`` writes the weights in that many shards, ``padding`` makes them larger by so many bytes, ``note``
+    is written into the header of a single file.
     """
     made = 0
 
@@ -82,13 +109,14 @@ def write_checkpoint(tmp_path: Path) -> WriteCheckpoint:
         iteration: int | None = 1820500,
         files: int = 1,
         padding: int = 0,
+        note: str = "",
         manifest: bool = True,
     ) -> Path:
         nonlocal made
         made += 1
         folder = folder or tmp_path / f"checkpoint-{made}"
         folder.mkdir(parents=True, exist_ok=True)
-        _write_weights(folder, _tensors(seed, padding), files)
+        _write_weights(folder, _tensors(seed, padding), files, {"note": note} if note else {})
         if manifest:
             text = _manifest(run, iteration).to_json()
             (folder / "config.json").write_text(text, encoding="utf-8")
@@ -109,9 +137,11 @@ def _tensors(seed: int, padding: int) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _write_weights(folder: Path, tensors: Mapping[str, torch.Tensor], files: int) -> None:
+def _write_weights(
+    folder: Path, tensors: Mapping[str, torch.Tensor], files: int, metadata: Mapping[str, str]
+) -> None:
     if files == 1:
-        write_safetensors(folder / "model.safetensors", tensors)
+        write_safetensors(folder / "model.safetensors", tensors, metadata)
         return
     weight_map = {}
     for number in range(files):

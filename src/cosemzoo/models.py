@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypedDict
 
 from torch import Tensor, nn
 
@@ -26,6 +26,14 @@ _logger = logging.getLogger("cosemzoo")
 
 #: What names a checkpoint: a text, a folder's path, a parsed reference, or one that is already resolved.
 ReferenceLike: TypeAlias = "str | os.PathLike[str] | Reference | Checkpoint"
+
+
+class LoadOptions(TypedDict, total=False):
+    """How a load is planned, besides `new_head`; `plan_load` describes each."""
+
+    head: HeadNames
+    strict: Strict
+    min_coverage: float
 
 
 class WeightsStore(Protocol):
@@ -148,7 +156,8 @@ def plan_load(
         As `resolve`.
     """
     checkpoint = resolve(reference, zoo=zoo)
-    return _plan(read_model(model), checkpoint, new_head, head, strict, min_coverage)
+    options = LoadOptions(head=head, strict=strict, min_coverage=min_coverage)
+    return _plan(read_model(model), checkpoint, new_head, options)
 
 
 def load_into(
@@ -196,7 +205,8 @@ def load_into(
     checkpoint = resolve(reference, zoo=zoo)
     began = time.perf_counter()
     held = read_model(model)
-    plan = _plan(held, checkpoint, new_head, head, strict, min_coverage)
+    options = LoadOptions(head=head, strict=strict, min_coverage=min_coverage)
+    plan = _plan(held, checkpoint, new_head, options)
     plan.check()
     planned = time.perf_counter()
     paths = zoo.fetch(checkpoint)
@@ -219,12 +229,7 @@ def load_into(
 
 
 def _plan(
-    held: Sequence[ModelTensor],
-    checkpoint: Checkpoint,
-    new_head: NewHead,
-    head: HeadNames,
-    strict: Strict,
-    min_coverage: float,
+    held: Sequence[ModelTensor], checkpoint: Checkpoint, new_head: NewHead, options: LoadOptions
 ) -> LoadPlan:
     return make_plan(
         [one.target for one in held if one.names],
@@ -233,9 +238,7 @@ def _plan(
         reference=str(checkpoint.reference),
         commit=checkpoint.identity,
         new_head=new_head,
-        head=head,
-        strict=strict,
-        min_coverage=min_coverage,
+        **options,
     )
 
 

@@ -1,23 +1,22 @@
 """The DaCapo-shaped face: starts and their configs, with the attributes and methods that DaCapo's have.
 
-A start is a named checkpoint and the promise to fill a model from it. Making one parses, and does nothing else.
+A start is a named checkpoint and the promise to fill a model from it. Making one parses, no more.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, Unpack
 
 import attrs
 from torch import nn
 
 from cosemzoo.errors import InvalidReference
-from cosemzoo.loading.heads import HeadNames
-from cosemzoo.loading.labels import NewHead
-from cosemzoo.loading.plan import LoadPlan, Strict
+from cosemzoo.loading.labels import NewHead, WantedChannel, parse_new_head
+from cosemzoo.loading.plan import LoadPlan
 from cosemzoo.loading.report import LoadReport
 from cosemzoo.manifest import Channel, HeadTensor, Manifest, check_manifest
-from cosemzoo.models import WeightsStore, load_into, plan_load
+from cosemzoo.models import LoadOptions, WeightsStore, load_into, plan_load
 from cosemzoo.reference import DEFAULT_CRITERION, Reference, parse_reference
 from cosemzoo.zoo import Checkpoint, Zoo
 
@@ -28,7 +27,7 @@ _DACAPO_HEAD = ("prediction_head.weight", "prediction_head.bias", "chain.1.weigh
 
 
 class FolderStore:
-    """Checkpoints in folders: ``<root>/<run>/<criterion>/``, each with its safetensors and its ``config.json``.
+    """Checkpoints in folders: ``<root>/<run>/<criterion>/``, each with its safetensors and ``config.json``.
 
     Parameters
     ----------
@@ -91,7 +90,7 @@ class Start:
         self._store: WeightsStore = store or Zoo()
         task_config = _member(start_config, "task_config")
         given = None if task_config is None else _member(task_config, "channels")
-        self._given_channels = None if given is None else [str(label) for label in given]
+        self._given_channels = parse_new_head(given)
         self._checkpoint: Checkpoint | None = None
 
     @property
@@ -113,9 +112,9 @@ class Start:
 
     @property
     def channels(self) -> list[str] | None:
-        """The labels of the checkpoint's head, each once, in the order of its rows; None if it has no names."""
+        """The labels of the checkpoint's head, once each, in the order of its rows; None if unknown."""
         if self._given_channels is not None:
-            return list(self._given_channels)
+            return [channel.label for channel in self._given_channels]
         manifest = self.checkpoint.manifest
         return None if manifest is None else list(manifest.labels)
 
@@ -133,10 +132,7 @@ class Start:
         self,
         model: nn.Module,
         new_head: NewHead = None,
-        *,
-        head: HeadNames = None,
-        strict: Strict = "auto",
-        min_coverage: float = 0.5,
+        **options: Unpack[LoadOptions],
     ) -> LoadPlan:
         """Plan what `initialize_weights` would do; nothing is downloaded, nothing is changed.
 
@@ -146,20 +142,15 @@ class Start:
             model,
             self.checkpoint,
             new_head=new_head,
-            head=head,
-            strict=strict,
-            min_coverage=min_coverage,
             zoo=self._store,
+            **options,
         )
 
     def initialize_weights(
         self,
         model: _M,
         new_head: NewHead = None,
-        *,
-        head: HeadNames = None,
-        strict: Strict = "auto",
-        min_coverage: float = 0.5,
+        **options: Unpack[LoadOptions],
     ) -> _M:
         """Load the checkpoint into the model, in place.
 
@@ -174,10 +165,8 @@ class Start:
             model,
             self.checkpoint,
             new_head=new_head,
-            head=head,
-            strict=strict,
-            min_coverage=min_coverage,
             zoo=self._store,
+            **options,
         )
         return model
 
@@ -252,11 +241,12 @@ def _reference_of(start_config: Any) -> Reference:
     return parse_reference(f"{parsed}@{criterion}")
 
 
-def _manifest_of(run: str, labels: list[str], checkpoint: Checkpoint) -> Manifest:
+def _manifest_of(run: str, given: Sequence[WantedChannel], checkpoint: Checkpoint) -> Manifest:
     """Describe a checkpoint that does not describe itself, whose labels its config gives."""
     names = {*checkpoint.weights.tensors, *checkpoint.weights.aliases}
     head = tuple(HeadTensor(name) for name in _DACAPO_HEAD if name in names)
-    manifest = Manifest(run=run, channels=tuple(Channel(label, "prediction") for label in labels), head=head)
+    channels = tuple(Channel(one.label, one.kind or "prediction") for one in given)
+    manifest = Manifest(run=run, channels=channels, head=head)
     shapes = {name: stored.entry.shape for name, stored in checkpoint.weights.tensors.items()}
     shapes |= {alias: shapes[name] for alias, name in checkpoint.weights.aliases.items()}
     check_manifest(manifest, shapes, "task_config.channels")

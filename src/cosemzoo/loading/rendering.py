@@ -66,8 +66,8 @@ def _lines(account: Account) -> Iterator[str]:
         yield f"names translated: {account.source_layout} → {account.model_layout}"
     if account.assumed:
         yield (
-            f"ASSUMED: {len(account.assumed)} head rows were copied by position, because the model's labels are "
-            "unknown; say them with new_head=[…]"
+            f"ASSUMED: {len(account.assumed)} head rows are copied by position, because the model's labels "
+            "are unknown; say them with new_head=[…]"
         )
     if account.unused_channels:
         yield f"channels of the checkpoint that are not used: {', '.join(account.unused_channels)}"

@@ -73,7 +73,7 @@ def _nobody_listens(_: Request, error: Exception) -> Response:
 
 def _error(error: HubError) -> Response:
     # A header holds one line of plain characters; what does not fit there is whole in the body.
-    line = "".join(letter if " " <= letter <= "~" else "?" for letter in error.message)
+    line = "".join(letter if " " <= letter <= "~" else "?" for letter in error.message).strip()
     headers = {"X-Error-Message": line}
     if error.code:
         headers["X-Error-Code"] = error.code

@@ -1,0 +1,88 @@
+"""What was asked of the Hub, and an ordinary model repository on it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from cosemzoo.localhub import LocalHub
+from cosemzoo.manifest import Index, read_index
+from cosemzoo.publishing import publish
+from cosemzoo.zoo import Zoo
+
+RUN = "cosemzoo/setup04"
+
+
+@pytest.fixture
+def asked(hub: LocalHub) -> Callable[[], list[str]]:
+    """Give the requests since this was last called."""
+
+    def take() -> list[str]:
+        requests = [f"{request.method} {request.path}" for request in hub.requests]
+        hub.reset_counts()
+        return requests
+
+    return take
+
+
+@pytest.fixture
+def commit_files(api: HfApi) -> Callable[..., str]:
+    """Commit files, by name, to an ordinary repository, which is made if it is not there."""
+
+    def put(repository: str, files: Mapping[str, bytes | Path], revision: str = "main") -> str:
+        api.create_repo(repository, exist_ok=True)
+        contents = {
+            name: file if isinstance(file, bytes) else file.read_bytes() for name, file in files.items()
+        }
+        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        return str(api.create_commit(repository, operations, commit_message="files", revision=revision).oid)
+
+    return put
+
+
+@pytest.fixture
+def commit_folder(commit_files: Callable[..., str]) -> Callable[..., str]:
+    """Commit the files of a folder to an ordinary repository."""
+
+    def put(repository: str, folder: Path, revision: str = "main") -> str:
+        return commit_files(repository, {path.name: path for path in folder.iterdir()}, revision)
+
+    return put
+
+
+@pytest.fixture
+def run(zoo: Zoo, write_checkpoint: Callable[..., Path], hub: LocalHub) -> str:
+    """Publish setup04 with two iterations, the later of them the best; give the commit of the later."""
+    publish(write_checkpoint(seed=1, iteration=500000), "setup04@500000", zoo=zoo, aliases=["first"])
+    release = publish(write_checkpoint(seed=2), "setup04@1820500", zoo=zoo)
+    hub.reset_counts()
+    return release.commit
+
+
+@pytest.fixture
+def amend_index(api: HfApi, commit_files: Callable[..., str], tmp_path: Path) -> Callable[..., None]:
+    """Change the index of setup04 on the Hub by a function of an index."""
+
+    def amend(change: Callable[[Index], Index]) -> None:
+        path = api.hf_hub_download(RUN, "criteria.json", cache_dir=tmp_path / "maintainer")
+        index = read_index(Path(path).read_bytes(), "criteria.json")
+        commit_files(RUN, {"criteria.json": change(index).to_json().encode()})
+
+    return amend
+
+
+@pytest.fixture
+def yank(amend_index: Callable[..., None], hub: LocalHub) -> Callable[[str, str], None]:
+    """Withdraw an iteration of setup04."""
+
+    def withdraw(criterion: str, reason: str) -> None:
+        def change(index: Index) -> Index:
+            release = evolve(index.criteria[criterion], state="yanked", reason=reason)
+            return evolve(index, criteria={**index.criteria, criterion: release})
+
+        amend_index(change)
+        hub.reset_counts()
+
+    return withdraw
