@@ -3,9 +3,11 @@
 import datetime
 import json
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NewType, get_origin
+from functools import partial
+from typing import Annotated, Any, Final, get_args, get_origin
 
 import attrs
 from cattrs import BaseValidationError, Converter
@@ -15,15 +17,16 @@ from cattrs.v import transform_error
 from cosemzoo.checkpoints.entries import show
 from cosemzoo.checkpoints.strict_json import NotStrictJSON, decode, is_text
 
-FormatVersion = NewType("FormatVersion", int)
-Commit = NewType("Commit", str)
-Sha256 = NewType("Sha256", str)
-Timestamp = NewType("Timestamp", str)
-VoxelSize = NewType("VoxelSize", tuple[float, float, float])
-Interval = NewType("Interval", tuple[float, float])
+# Plain types to whoever makes a record; the second part tells the reader what it checks.
+FormatVersion = Annotated[int, "format version"]
+Commit = Annotated[str, "commit"]
+Sha256 = Annotated[str, "SHA-256"]
+Timestamp = Annotated[str, "timestamp"]
+VoxelSize = Annotated[tuple[float, float, float], "voxel size"]
+Interval = Annotated[tuple[float, float], "interval"]
 
 #: The only format version that this release reads and writes.
-FORMAT_VERSION: Final = FormatVersion(1)
+FORMAT_VERSION: Final = 1
 
 #: A JSON path and what is wrong there.
 Problem = tuple[str, str]
@@ -165,6 +168,9 @@ def _structure_container(value: Any, kind: Any) -> Any:
     expected, called = (list, "a list") if get_origin(kind) is tuple else (dict, "an object")
     if not isinstance(value, expected):
         raise TypeError(f"is {show(value)}, not {called}")
+    members = get_args(kind)
+    if expected is list and members[-1] is not Ellipsis and len(value) != len(members):
+        raise ValueError(f"has {len(value)} members, not {len(members)}")
     return _containers.structure(value, kind)
 
 
@@ -214,8 +220,11 @@ _converter: Final = Converter()
 # Walks the members of lists and objects for `_converter`, once their own type has been checked.
 _containers: Final = Converter()
 for _kind, _structure in _SCALARS.items():
-    _converter.register_structure_hook(_kind, _structure)
-    _containers.register_structure_hook(_kind, _structure)
+    for _each in (_converter, _containers):
+        if isinstance(_kind, type):
+            _each.register_structure_hook(_kind, _structure)
+        else:
+            _each.register_structure_hook_func(partial(operator.is_, _kind), _structure)
 _containers.register_structure_hook_func(attrs.has, _converter.structure)
 _converter.register_structure_hook_func(_is_container, _structure_container)
 _converter.register_structure_hook_factory(attrs.has, _record_reader)

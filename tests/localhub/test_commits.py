@@ -177,9 +177,11 @@ def test_the_last_attribute_that_matches_decides() -> None:
 
 
 def test_ignored_files_are_left_out(api: HfApi, repo: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
     for name in (".gitignore", "a.txt", "a.log", "keep.log"):
-        (tmp_path / name).write_text("*.log\n!keep.log\n" if name == ".gitignore" else "x")
-    api.upload_folder(repo_id=repo, folder_path=tmp_path)
+        (folder / name).write_text("*.log\n!keep.log\n" if name == ".gitignore" else "x")
+    api.upload_folder(repo_id=repo, folder_path=folder)
     assert _paths(api, repo) == [".gitignore", "a.txt", "keep.log"]
     assert not is_ignored("a.log", b"# *.log\n\n")
 

@@ -1,5 +1,6 @@
 """What was asked of the Hub, and an ordinary model repository on it."""
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def commit_files(api: HfApi) -> Callable[..., str]:
         contents = {
             name: file if isinstance(file, bytes) else file.read_bytes() for name, file in files.items()
         }
-        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+        operations = [CommitOperationAdd(name, io.BytesIO(content)) for name, content in contents.items()]
         return str(api.create_commit(repository, operations, commit_message="files", revision=revision).oid)
 
     return put

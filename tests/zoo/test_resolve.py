@@ -189,7 +189,7 @@ def test_an_index_without_a_manifest_beside_the_weights_is_refused(
 
 
 def test_pickled_weights_are_never_read(zoo: Zoo, commit_files: Callable[..., str]) -> None:
-    commit_files("lab/run_1", {"pytorch_model.bin": b"\x80\x02", "model.pt": b"\x80\x02"})
+    commit_files("lab/run_1", {"pytorch_model.bin": b"\x80\x02", "model.pt": b"\x80\x03"})
     with pytest.raises(WeightsNotFound, match="convert"):
         zoo.resolve("lab/run_1")
 

@@ -71,8 +71,8 @@ def hub_errors(asked: Asked, size: int = 0) -> Iterator[None]:
     """
     try:
         yield
-    except LocalEntryNotFoundError as error:
-        # The client's own summary; why it could not ask is its cause.
+    except (LocalEntryNotFoundError, RuntimeError) as error:
+        # The client's own summary of a download or an upload; why it failed is its cause.
         raise _translate(asked, error.__cause__ or error, size) from error
     except (RevisionNotFoundError, EntryNotFoundError, CosemZooError):
         raise

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from cosemzoo.localhub.api.context import context, parameter, repo_id
 from cosemzoo.localhub.errors import HubError
@@ -43,7 +44,7 @@ def resolve(request: Request) -> Response:
     headers["Content-Length"] = str(len(part))
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    return StreamingResponse(_read(_open(repository, file), part), status_code=status, headers=headers)
+    return _PartOfFile(_open(repository, file), part, status, headers)
 
 
 def requested_range(header: str | None, size: int) -> range | None:
@@ -81,16 +82,27 @@ def _open_file(path: Path) -> BinaryIO:
     return path.open("rb", buffering=0)
 
 
+class _PartOfFile(StreamingResponse):
+    """Streams a part of a file, and closes the file even if the client has gone or the connection is cut."""
+
+    def __init__(self, source: BinaryIO, part: range, status: int, headers: dict[str, str]) -> None:
+        super().__init__(_read(source, part), status_code=status, headers=headers)
+        self._source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._source:
+            await super().__call__(scope, receive, send)
+
+
 async def _read(source: BinaryIO, part: range) -> AsyncIterator[bytes]:
-    with source:
-        source.seek(part.start)
-        remaining = len(part)
-        while remaining:
-            chunk = await run_in_threadpool(source.read, min(_CHUNK_BYTES, remaining))
-            if not chunk:
-                raise EOFError("A stored file is shorter than its recorded size.")
-            remaining -= len(chunk)
-            yield chunk
+    source.seek(part.start)
+    remaining = len(part)
+    while remaining:
+        chunk = await run_in_threadpool(source.read, min(_CHUNK_BYTES, remaining))
+        if not chunk:
+            raise EOFError("A stored file is shorter than its recorded size.")
+        remaining -= len(chunk)
+        yield chunk
 
 
 ROUTES = [Route("/{namespace}/{name}/resolve/{revision}/{path:path}", resolve)]

@@ -1,0 +1,79 @@
+"""What the Hub will not give, and what the caller reads then."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cosemzoo.errors import AccessDenied, RunNotFound
+from cosemzoo.localhub import LocalHub
+from cosemzoo.publishing import publish
+from cosemzoo.zoo import Zoo
+
+OWNER, STRANGER = "owner-token", "stranger-token"
+MODEL = "lab/run_1"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    """A Hub that asks for tokens."""
+    with LocalHub(tmp_path / "hub", tokens={OWNER: "lab", STRANGER: "other-lab"}) as running:
+        yield running
+
+
+@pytest.fixture
+def owner(make_zoo: Callable[..., Zoo], write_checkpoint: Callable[..., Path]) -> Zoo:
+    """The zoo of the owner, who has published a private run."""
+    zoo = make_zoo(token=OWNER)
+    publish(write_checkpoint(run="run_1"), MODEL, zoo=zoo, private=True)
+    return zoo
+
+
+def test_a_repository_that_does_not_exist_may_be_private(zoo: Zoo) -> None:
+    with pytest.raises(RunNotFound, match=r"private and needs a token.*hf auth login") as caught:
+        zoo.resolve("lab/nothing")
+    assert zoo.endpoint in caught.value.where
+
+
+def test_a_cosem_run_that_is_not_there_is_not_published_yet(zoo: Zoo) -> None:
+    with pytest.raises(RunNotFound, match=r"cosemzoo/setup04 on http://127.*not published there yet"):
+        zoo.resolve("setup04")
+
+
+@pytest.mark.parametrize("token", [False, STRANGER])
+def test_a_private_run_is_found_only_with_its_token(
+    make_zoo: Callable[..., Zoo], owner: Zoo, token: bool | str
+) -> None:
+    assert owner.fetch(MODEL)
+    with pytest.raises(RunNotFound, match="token"):
+        make_zoo(token=token).resolve(MODEL)
+
+
+@pytest.mark.parametrize("token", [False, STRANGER])
+def test_a_gated_run_says_where_to_ask_for_access(
+    hub: LocalHub, make_zoo: Callable[..., Zoo], owner: Zoo, token: bool | str
+) -> None:
+    hub.set_private(MODEL, False)
+    hub.set_gated(MODEL, True)
+    with pytest.raises(AccessDenied, match=f"{hub.endpoint}/{MODEL}") as caught:
+        make_zoo(token=token).resolve(MODEL)
+    assert caught.value.gated
+
+
+def test_a_token_that_is_not_valid_is_denied(make_zoo: Callable[..., Zoo], owner: Zoo) -> None:
+    with pytest.raises(AccessDenied, match="present token") as caught:
+        make_zoo(token="expired").resolve(MODEL)
+    assert not caught.value.gated
+
+
+def test_a_token_that_is_required_and_missing_is_denied(make_zoo: Callable[..., Zoo]) -> None:
+    with pytest.raises(AccessDenied, match="hf auth login"):
+        make_zoo(token=True).resolve(MODEL)
+
+
+def test_a_commit_that_is_cached_is_read_without_asking_who_may(
+    make_zoo: Callable[..., Zoo], owner: Zoo
+) -> None:
+    commit = owner.resolve(MODEL).commit
+    paths = owner.fetch(MODEL)
+    assert make_zoo(token=False).fetch(f"{MODEL}@{commit}") == paths
