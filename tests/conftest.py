@@ -1,5 +1,6 @@
 """What the tests share: a Hub of their own, checkpoints to put on it, and nothing from the environment."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -11,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 # The client reads these once, when it is first imported: no token, cache or Hub of the machine's user.
-for _name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FACE_", "COSEMZOO_"))]:
-    del os.environ[_name]
+os.environ.pop("HF_TOKEN", None)
+os.environ.pop("HUGGING_FACE_HUB_TOKEN", None)
+os.environ.pop("HF_HUB_CACHE", None)
+os.environ.pop("HF_HUB_OFFLINE", None)
+os.environ.pop("COSEMZOO_NAMESPACE", None)
+os.environ.pop("COSEMZOO_LOCAL_DIR", None)
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="cosemzoo-tests-")
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -32,12 +37,22 @@ LABELS = ("ecs", "mito", "er")
 WriteCheckpoint = Callable[..., Path]
 
 
+@pytest.fixture(scope="session")
+def allow_uploads() -> Callable[[], None]:
+    """Make uploads possible where warnings are errors; pytest forgets this after each test."""
+
+    def allow() -> None:
+        # The client itself sends LFS content in a way that its HTTP library calls deprecated.
+        warnings.filterwarnings("ignore", message="Use 'content=<...>'", category=DeprecationWarning)
+
+    return allow
+
+
 @pytest.fixture(autouse=True)
-def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allow_uploads: Callable[[], None]) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    # The client itself sends LFS content in a way that its HTTP library calls deprecated.
-    warnings.filterwarnings("ignore", message="Use 'content=<...>'", category=DeprecationWarning)
+    allow_uploads()
 
 
 @pytest.fixture
@@ -68,7 +83,7 @@ def zoo(make_zoo: Callable[..., Zoo]) -> Zoo:
 
 @pytest.fixture
 def run_python(hub: LocalHub, tmp_path: Path) -> Callable[..., str]:
-    """Run a script in a fresh process, with the Hub and the cache as its defaults, and give what it prints."""
+    """Run a script in a fresh process, the Hub and the cache its defaults; give what it prints."""
 
     def run(script: str, **environment: str) -> str:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
@@ -94,35 +109,41 @@ def run_python(hub: LocalHub, tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def write_checkpoint(tmp_path: Path) -> WriteCheckpoint:
+    """Write a small checkpoint into a folder of its own, as `write_folder` does, and give the folder."""
+    numbers = itertools.count(1)
+
+    def write(**arguments: Any) -> Path:
+        return write_folder(tmp_path / f"checkpoint-{next(numbers)}", **arguments)
+
+    return write
+
+
+@pytest.fixture(scope="session", name="write_folder")
+def _write_folder() -> WriteCheckpoint:
+    return write_folder
+
+
+def write_folder(
+    folder: Path,
+    *,
+    seed: int = 0,
+    run: str = "setup04",
+    iteration: int | None = 1820500,
+    files: int = 1,
+    padding: int = 0,
+    note: str = "",
+    manifest: bool = True,
+) -> Path:
     """Write a small checkpoint: a backbone, and a head of one row for each label.
 
     ``files`` writes the weights in that many shards, ``padding`` makes them larger by so many bytes, ``note``
     is written into the header of a single file.
     """
-    made = 0
-
-    def write(
-        folder: Path | None = None,
-        *,
-        seed: int = 0,
-        run: str = "setup04",
-        iteration: int | None = 1820500,
-        files: int = 1,
-        padding: int = 0,
-        note: str = "",
-        manifest: bool = True,
-    ) -> Path:
-        nonlocal made
-        made += 1
-        folder = folder or tmp_path / f"checkpoint-{made}"
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_weights(folder, _tensors(seed, padding), files, {"note": note} if note else {})
-        if manifest:
-            text = _manifest(run, iteration).to_json()
-            (folder / "config.json").write_text(text, encoding="utf-8")
-        return folder
-
-    return write
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_weights(folder, _tensors(seed, padding), files, {"note": note} if note else {})
+    if manifest:
+        (folder / "config.json").write_text(_manifest(run, iteration).to_json(), encoding="utf-8")
+    return folder
 
 
 def _tensors(seed: int, padding: int) -> dict[str, torch.Tensor]:
@@ -143,7 +164,7 @@ def _write_weights(
     if files == 1:
         write_safetensors(folder / "model.safetensors", tensors, metadata)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(files):
         name = f"model-{number + 1:05}-of-{files:05}.safetensors"
         part = dict(list(tensors.items())[number::files])

@@ -245,6 +245,26 @@ class AlreadyPublished(CosemZooError, FileExistsError):
         )
 
 
+class PublicationFailed(CosemZooError):
+    """The Hub did not take all of a publication; readers see the run as it was before.
+
+    Attributes
+    ----------
+    reference : str
+    endpoint : str
+    reason : str
+    status : int or None
+        The HTTP status, where there was an answer.
+    """
+
+    def __init__(self, reference: str, endpoint: str, reason: str, status: int | None = None) -> None:
+        self.reference, self.endpoint, self.reason, self.status = reference, endpoint, reason, status
+        super().__init__(
+            f"{reference} was not published: {endpoint} did not take it ({reason}). "
+            "Publish it again: what has arrived is not sent twice."
+        )
+
+
 class CacheNotWritable(CosemZooError, PermissionError):
     """The cache cannot take a download.
 
@@ -468,9 +488,9 @@ class UnsafeConversion(CosemZooError, OverflowError):
     def __init__(self, tensors: Sequence[str]) -> None:
         self.tensors = tuple(tensors)
         super().__init__(
-            "converting would turn finite values into infinity; nothing was changed:"
+            "values are beyond what the model's dtype can hold; nothing was changed:"
             f"{listing(self.tensors)}\n"
-            "Load into a float32 or bfloat16 model."
+            "Load into a model of a wider dtype, such as float32 or bfloat16."
         )
 
 

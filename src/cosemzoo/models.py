@@ -72,7 +72,9 @@ def resolve(reference: ReferenceLike, *, zoo: WeightsStore | None = None) -> Che
     InvalidIndex, InvalidManifest, InvalidSafetensors, WeightsNotFound
         If what was published cannot be trusted.
     """
-    return reference if isinstance(reference, Checkpoint) else (zoo or Zoo()).resolve(reference)
+    if isinstance(reference, Checkpoint):
+        return reference
+    return _or_default(zoo).resolve(reference)
 
 
 def fetch(reference: ReferenceLike, *, zoo: WeightsStore | None = None) -> Mapping[str, Path]:
@@ -92,7 +94,7 @@ def fetch(reference: ReferenceLike, *, zoo: WeightsStore | None = None) -> Mappi
     CosemZooError
         As `resolve`.
     """
-    zoo = zoo or Zoo()
+    zoo = _or_default(zoo)
     return zoo.fetch(resolve(reference, zoo=zoo))
 
 
@@ -110,7 +112,7 @@ def state_dict(reference: ReferenceLike, *, zoo: WeightsStore | None = None) -> 
     CosemZooError
         As `fetch`.
     """
-    zoo = zoo or Zoo()
+    zoo = _or_default(zoo)
     checkpoint = resolve(reference, zoo=zoo)
     return state_dict_of(checkpoint.weights, MappedWeights(checkpoint.weights, zoo.fetch(checkpoint)))
 
@@ -201,7 +203,7 @@ def load_into(
     -----
     After any error the model is bit for bit as it was.
     """
-    zoo = zoo or Zoo()
+    zoo = _or_default(zoo)
     checkpoint = resolve(reference, zoo=zoo)
     began = time.perf_counter()
     held = read_model(model)
@@ -226,6 +228,10 @@ def load_into(
     sizes = {one.names[0]: one.tensor.element_size() for one in held if one.names}
     written = sum(row.filled * sizes[row.name] for row in plan.tensors)
     return LoadReport.of(plan, bytes_written=written, seconds=seconds)
+
+
+def _or_default(zoo: WeightsStore | None) -> WeightsStore:
+    return Zoo() if zoo is None else zoo
 
 
 def _plan(

@@ -87,7 +87,7 @@ class Start:
         self.criterion = self.reference.wanted
         self.name = f"{self.run}/{self.criterion}"
         self.report: LoadReport | None = None
-        self._store: WeightsStore = store or Zoo()
+        self._store: WeightsStore = Zoo() if store is None else store
         task_config = _member(start_config, "task_config")
         given = None if task_config is None else _member(task_config, "channels")
         self._given_channels = parse_new_head(given)

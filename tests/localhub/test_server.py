@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -68,6 +69,19 @@ def test_a_started_hub_is_not_started_twice_and_a_stopped_one_stops_quietly(hub:
         hub.start()
     hub.stop()
     hub.stop()
+
+
+def test_an_answer_does_not_wait_for_the_clients_acknowledgement(hub: LocalHub) -> None:
+    assert hub._running is not None
+    assert hub._running._listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_settings_of_a_repository_that_is_not_there_are_an_error(hub: LocalHub) -> None:
+    with pytest.raises(LookupError, match="no repository 'a/b'"):
+        hub.set_gated("a/b", True)
+    hub.stop()
+    with pytest.raises(RuntimeError, match="not running"):
+        hub.set_private("a/b", True)
 
 
 def test_it_leaves_no_thread_behind(root: Path) -> None:

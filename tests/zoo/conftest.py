@@ -1,6 +1,8 @@
 """What was asked of the Hub, and an ordinary model repository on it."""
 
 import io
+import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -53,13 +55,40 @@ def commit_folder(commit_files: Callable[..., str]) -> Callable[..., str]:
     return put
 
 
+@pytest.fixture(scope="session")
+def published_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    write_folder: Callable[..., Path],
+    allow_uploads: Callable[[], None],
+) -> tuple[Path, str]:
+    """Publish setup04 with two iterations, the later of them the best.
+
+    Gives the root of a Hub that is not running, for copies of it, and the commit of the later iteration.
+    """
+    place = tmp_path_factory.mktemp("published")
+    early = write_folder(place / "early", seed=1, iteration=500000)
+    late = write_folder(place / "late", seed=2)
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        warnings.catch_warnings(),
+        LocalHub(place / "root") as hub,
+    ):
+        allow_uploads()
+        environment.setenv("XDG_STATE_HOME", str(place / "state"))
+        zoo = Zoo(endpoint=hub.endpoint, cache_dir=place / "cache", token=False)
+        publish(early, "setup04@500000", zoo=zoo, aliases=["first"])
+        release = publish(late, "setup04@1820500", zoo=zoo)
+    return place / "root", release.commit
+
+
 @pytest.fixture
-def run(zoo: Zoo, write_checkpoint: Callable[..., Path], hub: LocalHub) -> str:
-    """Publish setup04 with two iterations, the later of them the best; give the commit of the later."""
-    publish(write_checkpoint(seed=1, iteration=500000), "setup04@500000", zoo=zoo, aliases=["first"])
-    release = publish(write_checkpoint(seed=2), "setup04@1820500", zoo=zoo)
-    hub.reset_counts()
-    return release.commit
+def run(published_run: tuple[Path, str], hub: LocalHub) -> str:
+    """Have setup04 on the Hub; give the commit of its best iteration, 1820500."""
+    root, commit = published_run
+    hub.stop()
+    shutil.copytree(root, hub.root, dirs_exist_ok=True)
+    hub.start()
+    return commit
 
 
 @pytest.fixture

@@ -123,8 +123,12 @@ class Coverage:
     def fraction(self) -> float:
         """The smaller of the two fractions; 1 where there is nothing to fill."""
         tensors = self.tensors / self.all_tensors if self.all_tensors else 1.0
-        parameters = self.parameters / self.all_parameters if self.all_parameters else 1.0
-        return min(tensors, parameters)
+        return min(tensors, self.fraction_of_parameters)
+
+    @property
+    def fraction_of_parameters(self) -> float:
+        """The fraction of the elements; 1 where there are none."""
+        return self.parameters / self.all_parameters if self.all_parameters else 1.0
 
     def __str__(self) -> str:
         """Give both counts."""

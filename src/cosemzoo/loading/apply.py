@@ -1,5 +1,6 @@
 """Carrying out a plan: everything that can fail comes first, then one commit that runs to its end."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -9,12 +10,13 @@ from cosemzoo.checkpoints.mapped import MappedWeights
 from cosemzoo.errors import AliasConflict, UnsafeConversion
 from cosemzoo.loading.materialise import Replacement, materialise
 from cosemzoo.loading.model_tensors import ModelTensor
-from cosemzoo.loading.plan import Box, LoadPlan
+from cosemzoo.loading.plan import Box, Copy, LoadPlan
 from cosemzoo.loading.signals import run_to_end
 
 #: Elements looked at in one step: bounds the memory that checks and conversions need.
 _STEP = 1 << 20
 
+#: From where, and to where.
 _Write = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -48,12 +50,17 @@ def apply_plan(plan: LoadPlan, held_tensors: Sequence[ModelTensor], weights: Map
     """
     weights.read_ahead()
     _check_equal(plan, weights)
-    replacements = materialise(held_tensors, _filled_whole(plan))
     tensors = {held.names[0]: held.tensor for held in held_tensors if held.names}
+    _check_conversions(plan, weights, tensors)
+    replacements = materialise(held_tensors, _filled_whole(plan))
     tensors |= {made.held.names[0]: made.tensor for made in replacements if made.held.names}
-    writes = _prepare(plan, weights, tensors)
+    writes = [
+        (_staged(source, target), target)
+        for copy in plan.copies
+        for source, target in [_boxes(copy, weights, tensors)]
+    ]
     guard: AbstractContextManager[object] = torch.no_grad()
-    if any(target.is_inference() for target, _ in writes):
+    if any(target.is_inference() for _, target in writes):
         guard = torch.inference_mode()
     run_to_end(lambda: _commit(replacements, writes, guard))
 
@@ -71,7 +78,7 @@ def _commit(
             replacement.take_back()
         raise
     with guard:
-        for target, source in writes:
+        for source, target in writes:
             target.copy_(source)
 
 
@@ -79,30 +86,32 @@ def _filled_whole(plan: LoadPlan) -> set[str]:
     return {row.name for row in plan.tensors if row.status != "kept" and row.filled == row.parameters}
 
 
-def _prepare(plan: LoadPlan, weights: MappedWeights, tensors: Mapping[str, torch.Tensor]) -> list[_Write]:
-    sources = {name: weights.tensor(name) for name in dict.fromkeys(copy.source for copy in plan.copies)}
-    writes: list[_Write] = []
+def _check_conversions(plan: LoadPlan, weights: MappedWeights, tensors: Mapping[str, torch.Tensor]) -> None:
     unsafe: dict[str, str] = {}
     for copy in plan.copies:
-        target = _box(tensors[copy.target].detach(), copy.target_box)
-        source = _box(sources[copy.source], copy.source_box)
+        source, target = _boxes(copy, weights, tensors)
         if target.dtype != source.dtype and _does_not_hold(source, target.dtype):
             ours, theirs = str(target.dtype).removeprefix("torch."), str(source.dtype).removeprefix("torch.")
             unsafe[copy.target] = f"{copy.target}: {theirs} in the checkpoint, {ours} in the model"
-        writes.append((target, _staged(source, target)))
     if unsafe:
         raise UnsafeConversion(list(unsafe.values()))
-    return writes
+
+
+def _boxes(copy: Copy, weights: MappedWeights, tensors: Mapping[str, torch.Tensor]) -> _Write:
+    # As plain tensors: a class of its own may have its own idea of copying, and raise in the commit.
+    target = tensors[copy.target].detach().as_subclass(torch.Tensor)
+    return _box(weights.tensor(copy.source), copy.source_box), _box(target, copy.target_box)
 
 
 def _staged(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Give what the commit copies: for another device, in its dtype and strides: it needs no memory there."""
-    if target.device.type == "cpu" or (target.dtype == source.dtype and target.stride() == source.stride()):
+    """Give what the commit copies: for another device, such that the copy needs no memory there."""
+    if target.device.type == "cpu":
         return source
-    if torch.ops.aten.is_non_overlapping_and_dense(target):
-        staged = torch.empty_strided(target.shape, target.stride(), dtype=target.dtype, device="cpu")
-    else:
-        staged = torch.empty(target.shape, dtype=target.dtype, device="cpu")
+    if not torch.ops.aten.is_non_overlapping_and_dense(target):
+        return source.to(target.device, target.dtype)
+    if target.dtype == source.dtype and target.stride() == source.stride():
+        return source
+    staged = torch.empty_strided(target.shape, target.stride(), dtype=target.dtype, device="cpu")
     return staged.copy_(source)
 
 
@@ -111,24 +120,29 @@ def _box(tensor: torch.Tensor, box: Box) -> torch.Tensor:
 
 
 def _does_not_hold(source: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether some value of `source` is finite, and is not when converted (or is another integer)."""
+    """Whether some finite value of `source` is beyond the largest or the smallest of `dtype`."""
     if dtype.is_floating_point:
-        if torch.finfo(dtype).max >= torch.finfo(source.dtype).max:
+        largest = torch.finfo(dtype).max
+        if largest >= torch.finfo(source.dtype).max:
             return False
-        return any(_becomes_infinite(part, dtype) for part in _steps(source))
+        # Values up to half a step beyond the largest are rounded to it.
+        limit = largest + math.ldexp(torch.finfo(dtype).eps, math.frexp(largest)[1] - 2)
+        return any(_reaches(part, limit) for part in _steps(source))
     held, given = torch.iinfo(dtype), torch.iinfo(source.dtype)
     if held.min <= given.min and held.max >= given.max:
         return False
-    return any(bool((part.to(dtype).to(part.dtype) != part).any()) for part in _steps(source))
+    # numpy has these of every integer type, torch has not.
+    arrays = (part.numpy() for part in _steps(source))
+    return any(int(array.min()) < held.min or int(array.max()) > held.max for array in arrays)
 
 
-def _becomes_infinite(part: torch.Tensor, dtype: torch.dtype) -> bool:
+def _reaches(part: torch.Tensor, limit: float) -> bool:
     wide = part if part.element_size() > 1 else part.float()
     low, high = torch.aminmax(wide)
-    if max(-low.item(), high.item()) <= torch.finfo(dtype).max:
+    if max(-low.item(), high.item()) < limit:
         return False
-    # A value beyond the largest may still be rounded to it; some types have no infinity, but not-a-number.
-    return bool((torch.isfinite(wide) & ~torch.isfinite(part.to(dtype).double())).any())
+    # Infinity stays infinity, and not-a-number stays that.
+    return bool((wide.isfinite() & (wide.abs() >= limit)).any())
 
 
 def _steps(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

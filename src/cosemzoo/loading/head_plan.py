@@ -65,7 +65,9 @@ def plan_heads(
     InvalidHead
         With every problem: the wrong number of rows, channels that are ambiguous or not there.
     """
-    problems: list[str] = []
+    problems = [head.problem for head in heads if head.problem and wanted is not None]
+    if problems:
+        raise InvalidHead(problems)
     total = sum(head.rows for head in heads)
     if wanted is not None and heads and len(wanted) != total:
         rows = " + ".join(f"{head.module or 'the head'} {head.rows}" for head in heads)
@@ -147,7 +149,7 @@ def _plan_head(
 ) -> HeadPlan:
     reasons = {}
     for pair in head.pairs:
-        reason = _why_not(pair, weights, by_rows=wanted is not None and len(channels) > 0)
+        reason = head.problem or _why_not(pair, weights, by_rows=wanted is not None and len(channels) > 0)
         if reason:
             reasons[pair.target.name] = reason
     offered = [channels[i] for i in head.source_channels]

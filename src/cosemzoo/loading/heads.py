@@ -1,18 +1,18 @@
 """The model's heads: tensors with one slice per channel, and the checkpoint's channels for them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from attrs import field, frozen
 
 from cosemzoo.checkpoints.shards import WeightsTable
 from cosemzoo.errors import InvalidHead, did_you_mean
-from cosemzoo.loading.layouts import detect_layout
-from cosemzoo.loading.pairing import Pairing, TargetTensor, leaf_of, module_of
+from cosemzoo.loading.pairing import Pairing, TargetTensor, leaf_of, module_of, names_by_key, stored_names
 from cosemzoo.manifest import Manifest
 
 #: What a caller may give as `head`: the module that is the model's head; where the checkpoint has several
-#: heads, the modules in their order, or a mapping of the checkpoint's modules to the model's.
+#: heads, the modules in their order, or a mapping of the checkpoint's modules to the model's: the others are
+#: found by name.
 HeadNames: TypeAlias = "str | Sequence[str] | Mapping[str, str] | None"
 
 
@@ -38,20 +38,25 @@ class Head:
         How many rows it has in the model.
     source_channels : range
         Indices of the checkpoint's channels of this head; empty where they are unknown.
+    source_names : frozenset of str
+        Every name in the file of the checkpoint's head that it takes its rows from.
+    problem : str
+        Why it has no rows: its tensors do not have one per channel.
     """
 
     module: str
     pairs: tuple[HeadTensorPair, ...]
     rows: int
     source_channels: range
+    source_names: frozenset[str]
+    problem: str = ""
 
 
 @frozen
 class _SourceHead:
     module: str
     channels: range
-    axes: dict[str, int] = field(factory=dict)  # by the last part of the tensor's name
-    stored: dict[str, list[str]] = field(factory=dict)  # likewise
+    axes: dict[str, int] = field(factory=dict)  # by every name in the file
 
 
 def find_heads(
@@ -72,123 +77,154 @@ def find_heads(
     pairing : Pairing
     head : HeadNames
 
+    Returns
+    -------
+    tuple of Head
+        In the order of the checkpoint's heads; no tensor is in two of them.
+
     Raises
     ------
     InvalidHead
-        If `head` names what is not there, or the rows of one head's tensors differ.
+        If `head` names what is not there, or twice the same, or what has not one row per channel.
     """
-    sources = _source_heads(manifest, weights) if manifest else []
-    if head is None:
-        found = [_head(source, _pairs_by_name(source, targets, pairing)) for source in sources]
-    else:
-        found = [
-            _head(source, _pairs_in_module(source, module, targets, pairing))
-            for source, module in _assign(head, sources, targets, pairing)
-        ]
-    return tuple(head for head in found if head is not None)
+    sources = _source_heads(manifest, weights, pairing) if manifest else []
+    assigned = _assign(head, sources)
+    tensors = _named_tensors([module for _, module in assigned if module is not None], targets, pairing)
+    named = {target.name for members in tensors.values() for target in members}
+    free = [target for target in targets if target.name not in named]
+    heads = []
+    for source, module in assigned:
+        if module is None:
+            pairs = _pairs_by_name(source, free, weights, pairing)
+        else:
+            pairs = _pairs_in_module(source, tensors[module], weights, pairing)
+        taken = {pair.target.name for pair in pairs}
+        free = [target for target in free if target.name not in taken]
+        if pairs:
+            heads.append(_head(source, pairs))
+    problems = [one.problem for one in heads if one.problem]
+    if problems and head is not None:
+        raise InvalidHead(problems)
+    return tuple(heads)
 
 
-def _source_heads(manifest: Manifest, weights: WeightsTable) -> list[_SourceHead]:
-    layout = detect_layout([*weights.tensors, *weights.aliases])
+def _source_heads(manifest: Manifest, weights: WeightsTable, pairing: Pairing) -> list[_SourceHead]:
+    # A file may hold one head under two names: they are one head.
+    names_of = names_by_key([*weights.tensors, *weights.aliases], pairing.origin)
     heads: dict[tuple[str, int], _SourceHead] = {}
     for tensor in manifest.head:
-        stored = weights.aliases.get(tensor.name, tensor.name)
-        # A file may store one head under two names: they are one head.
-        key = module_of(layout.canonical(tensor.name)), tensor.first_channel
-        if key not in heads:
+        key = pairing.origin.key(tensor.name)
+        head_key = module_of(key), tensor.first_channel
+        if head_key not in heads:
+            stored = weights.aliases.get(tensor.name, tensor.name)
             rows = weights.tensors[stored].entry.shape[tensor.channel_axis]
             channels = range(tensor.first_channel, tensor.first_channel + rows)
-            heads[key] = _SourceHead(module_of(tensor.name), channels)
-        leaf = leaf_of(tensor.name)
-        heads[key].axes[leaf] = tensor.channel_axis
-        names = heads[key].stored.setdefault(leaf, [])
-        if stored not in names:
-            names.append(stored)
+            heads[head_key] = _SourceHead(module_of(tensor.name), channels)
+        heads[head_key].axes.update(dict.fromkeys(sorted(names_of[key]), tensor.channel_axis))
     return list(heads.values())
 
 
+def _assign(head: Any, sources: Sequence[_SourceHead]) -> list[tuple[_SourceHead | None, str | None]]:
+    """Give every head of the checkpoint, and the module that the caller names for it (None: none)."""
+    if head is None:
+        return [(source, None) for source in sources]
+    has = ", ".join(source.module for source in sources) or "none"
+    if isinstance(head, Mapping):
+        given: dict[str, str] = {}
+        for old, new in head.items():
+            meant = next((s for s in sources if old in map(module_of, s.axes)), None)
+            if meant is None:
+                raise InvalidHead([f"the checkpoint has no head {old!r}; it has: {has}"])
+            if given.setdefault(meant.module, new) != new:
+                raise InvalidHead([f"{old!r} is another name of the checkpoint's head {meant.module!r}"])
+        _check_names(given.values())
+        return [(source, given.get(source.module)) for source in sources]
+    modules = [head] if isinstance(head, str) else list(head) if isinstance(head, Iterable) else [head]
+    _check_names(modules)
+    if not sources:
+        return [(None, module) for module in modules]
+    if len(modules) != len(sources):
+        problem = f"head names {len(modules)} of the checkpoint's {len(sources)} heads ({has})"
+        raise InvalidHead([f"{problem}: map them, head={{checkpoint's: model's}}"])
+    return list(zip(sources, modules, strict=True))
+
+
+def _check_names(modules: Iterable[Any]) -> None:
+    problems = [
+        f"head has a {type(module).__name__}, not the name of a module"
+        for module in modules
+        if not isinstance(module, str)
+    ]
+    if problems:
+        raise InvalidHead(problems)
+
+
+def _named_tensors(
+    modules: Sequence[str], targets: Sequence[TargetTensor], pairing: Pairing
+) -> dict[str, list[TargetTensor]]:
+    """Find the tensors of each module that the caller names."""
+    problems = [f"{module!r} is named for two heads" for module in {*modules} if modules.count(module) > 1]
+    tensors: dict[str, list[TargetTensor]] = {}
+    holders: dict[str, str] = {}
+    for module in dict.fromkeys(modules):
+        paths = {module, pairing.model.wrapper + module}
+        tensors[module] = [t for t in targets if any(_in_one_of(paths, name) for name in t.names)]
+        if not tensors[module]:
+            known = dict.fromkeys(module_of(name) for target in targets for name in target.names)
+            near = did_you_mean(module, known)
+            problems.append(f"the model has no module {module!r} with tensors of its own.{near}")
+        for target in tensors[module]:
+            other = holders.setdefault(target.name, module)
+            if other != module:
+                problems.append(f"{module!r} and {other!r} are the same in the model: {target.name}")
+    if problems:
+        raise InvalidHead(sorted(problems))
+    return tensors
+
+
+def _in_one_of(paths: set[str], name: str) -> bool:
+    return module_of(name) in paths or name in paths
+
+
 def _pairs_by_name(
-    source: _SourceHead, targets: Sequence[TargetTensor], pairing: Pairing
+    source: _SourceHead | None, targets: Sequence[TargetTensor], weights: WeightsTable, pairing: Pairing
 ) -> list[HeadTensorPair]:
-    axis_of = {name: source.axes[leaf] for leaf, names in source.stored.items() for name in names}
+    axes = source.axes if source else {}
     return [
-        HeadTensorPair(target, pairing.sources[target.name], axis_of[name])
-        for target in targets
-        for name in pairing.sources[target.name][:1]
-        if name in axis_of
+        HeadTensorPair(target, stored_names(names, weights), axes[name])
+        for target, names in ((target, pairing.names[target.name]) for target in targets)
+        for name in [name for name in names if name in axes][:1]
     ]
 
 
 def _pairs_in_module(
-    source: _SourceHead | None, module: str, targets: Sequence[TargetTensor], pairing: Pairing
+    source: _SourceHead | None, targets: Sequence[TargetTensor], weights: WeightsTable, pairing: Pairing
 ) -> list[HeadTensorPair]:
+    if source is None:
+        return [HeadTensorPair(t, stored_names(pairing.names[t.name], weights), 0) for t in targets]
     pairs = []
     for target in targets:
-        leaf = next((leaf_of(name) for name in target.names if _in_module(name, module)), None)
-        if leaf is None:
-            continue
-        if source is None:
-            pairs.append(HeadTensorPair(target, pairing.sources[target.name], 0))
-        else:
-            stored = tuple(sorted(source.stored.get(leaf, ())))
-            pairs.append(HeadTensorPair(target, stored, source.axes.get(leaf, 0)))
+        leaves = set(map(leaf_of, target.names))
+        names = [name for name in source.axes if leaf_of(name) in leaves]
+        axis = source.axes[names[0]] if names else 0
+        pairs.append(HeadTensorPair(target, stored_names(names, weights), axis))
     return pairs
 
 
-def _in_module(name: str, module: str) -> bool:
-    return module in (module_of(name), name)
-
-
-def _assign(
-    head: HeadNames, sources: list[_SourceHead], targets: Sequence[TargetTensor], pairing: Pairing
-) -> Iterator[tuple[_SourceHead | None, str]]:
-    """Give, for each module that the caller names, the checkpoint's head that belongs to it."""
-    by_module = {source.module: source for source in sources}
-    problems: list[str] = []
-    named: list[tuple[_SourceHead | None, str]] = []
-    if isinstance(head, Mapping):
-        for unknown in head.keys() - by_module.keys():
-            has = ", ".join(by_module) or "none"
-            problems.append(f"the checkpoint has no head {unknown!r}; it has: {has}")
-        named = [(by_module.get(module), target) for module, target in head.items()]
-    else:
-        modules = [head] if isinstance(head, str) else list(head or ())
-        if sources and len(modules) != len(sources):
-            problems.append(
-                f"head names {len(modules)} modules, the checkpoint has {len(sources)} heads "
-                f"({', '.join(by_module)}): map them, head={{checkpoint's: model's}}"
-            )
-        named = [(sources[i] if i < len(sources) else None, module) for i, module in enumerate(modules)]
-    wrapper = pairing.model.wrapper
-    known = {module_of(name): None for target in targets for name in target.names}
-    known |= {name: None for target in targets for name in target.names}
-    resolved = []
-    for source, module in named:
-        found = next((m for m in (module, wrapper + module) if m in known), None)
-        if found is None:
-            near = did_you_mean(module, known)
-            problems.append(f"the model has no module {module!r} with tensors of its own.{near}")
-        resolved.append((source, found or ""))
-    if problems:
-        raise InvalidHead(problems)
-    yield from resolved
-
-
-def _head(source: _SourceHead | None, pairs: Sequence[HeadTensorPair]) -> Head | None:
-    if not pairs:
-        return None
+def _head(source: _SourceHead | None, pairs: Sequence[HeadTensorPair]) -> Head:
     module = module_of(pairs[0].target.name)
+    channels = source.channels if source else range(0)
+    names = frozenset(source.axes) if source else frozenset()
     telling = [pair for pair in pairs if pair.sources] or pairs
     counts = {_rows(pair) for pair in telling}
-    if len(counts) != 1 or None in counts:
+    rows = counts.pop()
+    if counts or rows is None:
         shapes = ", ".join(f"{pair.target.name} {list(pair.target.shape)}" for pair in telling)
-        raise InvalidHead(
-            [f"the tensors of {module or 'the head'} do not have one row per channel: {shapes}"]
-        )
-    rows = counts.pop() or 0
+        problem = f"the tensors of {module or 'the head'} do not have one row per channel: {shapes}"
+        return Head(module, tuple(pairs), 0, channels, names, problem)
     # What else the module holds, such as a running statistic's counter, is no part of the head.
     fitting = tuple(pair for pair in pairs if _rows(pair) == rows)
-    return Head(module, fitting, rows, source.channels if source else range(0))
+    return Head(module, fitting, rows, channels, names)
 
 
 def _rows(pair: HeadTensorPair) -> int | None:

@@ -161,7 +161,9 @@ def _channel(value: Any) -> tuple[str, str | None]:
     parts = [value] if is_label else list(value) if is_pair else []
     if not parts or not all(isinstance(part, str) and part.strip() for part in parts):
         raise ValueError(f"is {value!r}, neither a label nor a (label, kind) pair")
-    return str(parts[0]), str(parts[1]) if is_pair else None
+    # An enumeration's member is a text too, whose `str` is another.
+    label, *kind = (str.__str__(part) for part in parts)
+    return label, kind[0] if is_pair else None
 
 
 def _same(wanted: WantedChannel, offered: Channel) -> bool:

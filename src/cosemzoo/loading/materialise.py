@@ -67,7 +67,12 @@ def materialise(held_tensors: Sequence[ModelTensor], filled: set[str]) -> list[R
             unfilled.append(replacement)
     if problems:
         raise UnsupportedModel(problems)
-    _initialise(unfilled)
+    random = torch.get_rng_state()
+    try:
+        _initialise(unfilled)
+    except BaseException:
+        torch.set_rng_state(random)
+        raise
     return replacements
 
 
@@ -90,11 +95,11 @@ def _initialise(unfilled: Sequence[Replacement]) -> None:
         by_module.setdefault(owner.module, []).append((owner, replacement))
     left: list[tuple[str, str]] = []
     for module, members in by_module.items():
-        reset = _reset_copy(module)
+        reset, problem = _reset_copy(module)
         for owner, replacement in members:
-            values = None if reset is None else getattr(reset, owner.attribute)
+            values = getattr(reset, owner.attribute, None)
             if values is None:
-                why = f"its module, {type(module).__name__}, has no reset_parameters"
+                why = f"its module, {type(module).__name__}, {problem}"
             elif _is_marked(values):
                 why = f"the reset_parameters of its module, {type(module).__name__}, does not fill it"
             else:
@@ -106,19 +111,22 @@ def _initialise(unfilled: Sequence[Replacement]) -> None:
         raise MetaTensorsLeft(left)
 
 
-def _reset_copy(module: nn.Module) -> nn.Module | None:
-    """Copy a module, give its `meta` tensors marked memory, and let it reset itself."""
+def _reset_copy(module: nn.Module) -> tuple[nn.Module | None, str]:
+    """Copy a module, give its `meta` tensors marked memory, and let it reset itself; or say why it cannot."""
     if not callable(getattr(module, "reset_parameters", None)):
-        return None
+        return None, "has no reset_parameters"
     # A copy, because `reset_parameters` may write to tensors that the load fills, or that are not on `meta`.
-    twin = copy.deepcopy(module)
+    try:
+        twin = copy.deepcopy(module)
+    except (RuntimeError, TypeError) as error:
+        return None, f"cannot be copied to reset it ({error})"
     for part in twin.modules():
         for attribute, tensor in _meta_tensors(part):
             new = _like(tensor)
             _mark(new)
             setattr(part, attribute, new)
     twin.reset_parameters()  # type: ignore[operator]
-    return twin
+    return twin, ""
 
 
 def _meta_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

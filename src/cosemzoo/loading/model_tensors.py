@@ -59,8 +59,10 @@ def read_model(model: nn.Module) -> tuple[ModelTensor, ...]:
     Raises
     ------
     UnsupportedModel
-        With every tensor of the state dict that cannot be written safely.
+        With every tensor of the state dict that cannot be written safely; if it is no module at all.
     """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModel([("model", f"it is a {type(model).__name__}, not a torch.nn.Module")])
     problems: list[tuple[str, str]] = []
     found: dict[_Memory, ModelTensor] = {}
     state = {
@@ -114,7 +116,9 @@ def _why_not_plain(tensor: torch.Tensor) -> str:
 def _memory(tensor: torch.Tensor) -> _Memory:
     # Of an empty tensor, only its holder is an identity.
     place = id(tensor) if tensor.numel() == 0 else int(tensor.storage_offset())
-    return _storage(tensor), place, tuple(tensor.shape), tensor.stride(), tensor.dtype
+    # An axis of length one may have any stride: it is never stepped along.
+    strides = tuple(s if n > 1 else 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return _storage(tensor), place, tuple(tensor.shape), strides, tensor.dtype
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -1,6 +1,6 @@
 """Which tensor of the checkpoint belongs to which of the model: by name, translated where that helps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import frozen
 
@@ -50,27 +50,31 @@ class Scheme:
 
 @frozen
 class Pairing:
-    """The result: for each tensor of the model, the checkpoint's tensors that hold its values.
+    """The result: for each tensor of the model, the checkpoint's names that mean the same tensor.
 
     Attributes
     ----------
-    sources : mapping of str to tuple of str
-        By the first name of the model's tensor. More than one source means that the file stores the tensor
-        under several names, which must hold the same values; the first is read. Empty where there is none.
+    names : mapping of str to tuple of str
+        By the first name of the model's tensor: names in the file, aliases included; the first is read, the
+        others must hold the same values. Empty where there is none.
     source, model : Scheme
         How each side was read.
+    origin : Scheme
+        How the checkpoint's code base names its tensors, whether or not names were translated: it tells
+        which names in the file are one tensor.
     """
 
-    sources: Mapping[str, tuple[str, ...]]
+    names: Mapping[str, tuple[str, ...]]
     source: Scheme
     model: Scheme
+    origin: Scheme
 
 
 def pair_tensors(targets: Sequence[TargetTensor], weights: WeightsTable, declared: str | None) -> Pairing:
     """Pair the tensors of a model with those of a checkpoint.
 
     Names are compared as they are, and translated from the checkpoint's layout to the model's; the
-    translation is used where it pairs more tensors.
+    translation is used where it pairs more tensors, or as many and leaves fewer of the file's unused.
 
     Parameters
     ----------
@@ -78,11 +82,6 @@ def pair_tensors(targets: Sequence[TargetTensor], weights: WeightsTable, declare
     weights : WeightsTable
     declared : str or None
         The layout that the manifest declares; None or an unknown one is detected.
-
-    Raises
-    ------
-    AliasConflict
-        If names of one tensor have different shapes or dtypes in the file.
     """
     model_names = [name for target in targets for name in target.names]
     source_names = [*weights.tensors, *weights.aliases]
@@ -91,32 +90,58 @@ def pair_tensors(targets: Sequence[TargetTensor], weights: WeightsTable, declare
         name.removeprefix(source_wrapper) for name in source_names
     )
     model_layout = detect_layout(name.removeprefix(model_wrapper) for name in model_names)
-    as_is = _pair(targets, weights, Scheme(source_wrapper, AS_IS), Scheme(model_wrapper, AS_IS))
-    translated = _pair(
-        targets, weights, Scheme(source_wrapper, source_layout), Scheme(model_wrapper, model_layout)
-    )
-    best = max(as_is, translated, key=lambda pairing: sum(map(bool, pairing.sources.values())))
-    _check_same_type(best, weights)
-    return best
+    origin = Scheme(source_wrapper, source_layout)
+    schemes = [
+        (Scheme(source_wrapper, AS_IS), Scheme(model_wrapper, AS_IS)),
+        (origin, Scheme(model_wrapper, model_layout)),
+    ]
+    pairings = [
+        Pairing(_names(targets, source_names, source, model), source, model, origin)
+        for source, model in schemes
+    ]
+    return max(pairings, key=_fit)
 
 
-def _pair(targets: Sequence[TargetTensor], weights: WeightsTable, source: Scheme, model: Scheme) -> Pairing:
-    stored: dict[str, list[str]] = {}
-    for name in weights.tensors:
-        stored.setdefault(source.key(name), []).append(name)
-    for alias, name in weights.aliases.items():
-        stored.setdefault(source.key(alias), []).append(name)
-    sources = {}
+def _fit(pairing: Pairing) -> tuple[int, int]:
+    found = pairing.names.values()
+    return sum(map(bool, found)), len({name for names in found for name in names})
+
+
+def _names(
+    targets: Sequence[TargetTensor], source_names: Sequence[str], source: Scheme, model: Scheme
+) -> dict[str, tuple[str, ...]]:
+    by_key = names_by_key(source_names, source)
+    names = {}
     for target in targets:
-        found = dict.fromkeys(name for key in map(model.key, target.names) for name in stored.get(key, ()))
+        found = {name for key in map(model.key, target.names) for name in by_key.get(key, ())}
         # The order must not depend on the order of names in the file: the same inputs give the same plan.
-        sources[target.name] = tuple(sorted(found, key=lambda name: (name not in target.names, name)))
-    return Pairing(sources, source, model)
+        names[target.name] = tuple(sorted(found, key=lambda name: (name not in target.names, name)))
+    return names
 
 
-def _check_same_type(pairing: Pairing, weights: WeightsTable) -> None:
+def names_by_key(names: Iterable[str], scheme: Scheme) -> dict[str, list[str]]:
+    """Group names that are one tensor: those with the same key."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(scheme.key(name), []).append(name)
+    return groups
+
+
+def stored_names(names: Iterable[str], weights: WeightsTable) -> tuple[str, ...]:
+    """Give the names that tensors are stored under, each once."""
+    return tuple(dict.fromkeys(weights.aliases.get(name, name) for name in names))
+
+
+def check_same_type(groups: Iterable[tuple[str, ...]], weights: WeightsTable) -> None:
+    """Check that stored tensors that are one tensor in the model have one shape and dtype.
+
+    Raises
+    ------
+    AliasConflict
+        With every contradiction.
+    """
     conflicts = []
-    for first, *others in filter(None, pairing.sources.values()):
+    for first, *others in filter(None, groups):
         entry = weights.tensors[first].entry
         for other in others:
             found = weights.tensors[other].entry

@@ -53,17 +53,20 @@ class LoadPlan(Account):
         StrictLoadFailed
             If `strict` is "require" and anything differs.
         CoverageTooLow
-            If less than `min_coverage` of the backbone would be filled, or nothing at all of the model.
+            If less than `min_coverage` of the backbone would be filled, or nothing at all of the model. Zero
+            allows both.
         """
         if self.strict == "require" and self.differences:
             raise StrictLoadFailed(self.reference, self.differences)
         if self.min_coverage <= 0:
             return
-        coverage = self.coverage if self.coverage.all_tensors else self.model_coverage
-        nothing = self.model_coverage.parameters == 0 and self.model_coverage.all_parameters > 0
-        if nothing or coverage.fraction < self.min_coverage:
-            fraction = 0.0 if nothing else coverage.fraction
-            details = self._comparison(str(coverage))
+        coverage, whole = self.coverage, self.model_coverage
+        # A head that is filled in part has no tensor that is filled whole.
+        fraction = coverage.fraction if coverage.all_tensors else whole.fraction_of_parameters
+        if whole.parameters == 0 and self.differences:
+            fraction = 0.0
+        if fraction < self.min_coverage:
+            details = self._comparison(str(coverage if coverage.all_tensors else whole))
             raise CoverageTooLow(self.reference, fraction, self.min_coverage, details)
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """Making a plan, from names, shapes, dtypes and channels alone: no tensor data is needed."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cosemzoo.checkpoints.entries import TensorEntry
@@ -12,7 +12,14 @@ from cosemzoo.loading.dtypes import why_not_convertible
 from cosemzoo.loading.head_plan import HeadPlan, head_copies, head_row, plan_heads
 from cosemzoo.loading.heads import HeadNames, find_heads
 from cosemzoo.loading.labels import parse_new_head
-from cosemzoo.loading.pairing import Pairing, TargetTensor, module_of, pair_tensors
+from cosemzoo.loading.pairing import (
+    Pairing,
+    TargetTensor,
+    check_same_type,
+    module_of,
+    pair_tensors,
+    stored_names,
+)
 from cosemzoo.loading.plan import Copy, LoadPlan, Strict, whole
 from cosemzoo.manifest import Manifest
 
@@ -77,23 +84,24 @@ def make_plan(
             copies.extend(made)
             sources_of[pair.target.name] = pair.sources
             rows[pair.target.name] = head_row(head_plan, pair, weights, made)
-    of_heads = {name for sources in sources_of.values() for name in sources}
+    of_heads = frozenset().union(*(head.source_names for head in heads))
     for target in targets:
         if target.name in rows:
             continue
-        sources = tuple(name for name in pairing.sources[target.name] if name not in of_heads)
+        sources = stored_names((n for n in pairing.names[target.name] if n not in of_heads), weights)
         entry = weights.tensors[sources[0]].entry if sources else None
         reason = _why_kept(target, entry)
         if not reason:
             copies.append(Copy(sources[0], whole(target.shape), target.name, whole(target.shape)))
         sources_of[target.name] = sources
         rows[target.name] = _backbone_row(target, entry, reason)
+    check_same_type(sources_of.values(), weights)
     tensors = tuple(rows[target.name] for target in targets)
 
     copied = dict.fromkeys(copy.target for copy in copies)
     equal = [(sources_of[name][0], other) for name in copied for other in sources_of[name][1:]]
     used = {name for target in copied for name in sources_of[target]}
-    unused = tuple(_unused(weights, used, tensors))
+    unused = tuple(_unused(weights, used, tensors, sources_of))
     channel_rows = tuple(row for head_plan in head_plans for row in head_plan.rows)
     taken = {row.source_row for row in channel_rows}
     unused_channels = tuple(str(channel) for i, channel in enumerate(channels) if i not in taken)
@@ -125,7 +133,7 @@ def _check_options(strict: str, min_coverage: float) -> None:
 
 
 def _no_head(manifest: Manifest | None, targets: Sequence[TargetTensor], pairing: Pairing) -> str:
-    unmatched = [target.name for target in targets if not pairing.sources[target.name]]
+    unmatched = [target.name for target in targets if not pairing.names[target.name]]
     modules = list(dict.fromkeys(module_of(name) for name in unmatched))
     looks = f"; perhaps head={modules[-1]!r}" if modules else ""
     if manifest is None:
@@ -160,9 +168,14 @@ def _backbone_row(target: TargetTensor, entry: TensorEntry | None, reason: str) 
     )
 
 
-def _unused(weights: WeightsTable, used: set[str], tensors: Sequence[TensorRow]) -> Iterator[UnusedTensor]:
-    kept = {tensor.source: tensor for tensor in tensors if tensor.status == "kept" and tensor.source}
-    for name, stored in weights.tensors.items():
+def _unused(
+    weights: WeightsTable,
+    used: set[str],
+    tensors: Sequence[TensorRow],
+    sources_of: Mapping[str, Sequence[str]],
+) -> Iterator[UnusedTensor]:
+    kept = {name: row for row in tensors if row.status == "kept" for name in sources_of[row.name]}
+    for name, stored in sorted(weights.tensors.items()):
         if name not in used:
             reason = "the model has no such tensor"
             if name in kept:

@@ -23,18 +23,29 @@ def render_text(account: Account, heading: str) -> str:
     """Give lines and tables for a terminal, without colours."""
     from rich import box  # noqa: PLC0415 - only where a person looks
     from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
 
     text = StringIO()
-    console = Console(file=text, width=110, color_system=None, highlight=False, markup=False, emoji=False)
+    console = Console(
+        file=text,
+        width=110,
+        color_system=None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        # In a notebook it would display the text and write none of it to the file.
+        force_jupyter=False,
+    )
     console.print(heading)
     for line in _lines(account):
         console.print(f"  {line}")
     for table in _tables(account):
-        drawn = Table(*table.columns, title=table.title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+        columns = [Column(name, overflow="fold") for name in table.columns]
+        drawn = Table(*columns, box=box.SIMPLE, pad_edge=False)
         for row in table.rows[:_SHOWN]:
-            drawn.add_row(*row)
+            drawn.add_row(*map(_printable, row))
         console.print()
+        console.print(table.title)
         console.print(drawn)
         if len(table.rows) > _SHOWN:
             console.print(f"… and {len(table.rows) - _SHOWN} more")
@@ -55,6 +66,11 @@ def render_html(account: Account, heading: str) -> str:
         if len(table.rows) > _SHOWN:
             parts.append(f"<p>… and {len(table.rows) - _SHOWN} more</p>")
     return "".join(parts)
+
+
+def _printable(text: str) -> str:
+    # Names come from files: they shall not move a terminal's cursor.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _lines(account: Account) -> Iterator[str]:

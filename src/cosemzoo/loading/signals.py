@@ -16,23 +16,51 @@ def run_to_end(action: Callable[[], None]) -> None:
     if threading.current_thread() is not threading.main_thread():
         action()
         return
-    arrived: list[int] = []
-    replaced: dict[int, Any] = {}
-
-    def remember(signum: int, _: FrameType | None) -> None:
-        arrived.append(signum)
-
-    # Ctrl-C is restored last: once its handler is back, a second one may end this function at any step.
-    order = sorted(signal.valid_signals(), key=lambda signum: signum == signal.SIGINT)
+    latch = _Latch()
     try:
-        for signum in order:
+        try:
+            latch.install()
+            action()
+        finally:
+            latch.is_holding = False
+            latch.remove()
+    finally:
+        _handle(latch.arrived)
+
+
+class _Latch:
+    """A handler in the place of all others, that holds signals back, and later passes them on.
+
+    Once it passes them on, a handler may raise while the others are put back: one that is not put back does
+    no harm.
+    """
+
+    def __init__(self) -> None:
+        self.is_holding = True
+        self.arrived: list[int] = []
+        self._handlers: dict[int, Any] = {}
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if not self.is_holding:
+            self._handlers[signum](signum, frame)
+        elif signum not in self.arrived:
+            self.arrived.append(signum)
+
+    def install(self) -> None:
+        for signum in signal.valid_signals():
             handler = signal.getsignal(signum)
             if callable(handler):
-                replaced[signum] = handler
-                signal.signal(signum, remember)
-        action()
-    finally:
-        for number, handler in replaced.items():
-            signal.signal(number, handler)
-        for number in arrived:
-            signal.raise_signal(number)
+                self._handlers[signum] = handler
+                signal.signal(signum, self)
+
+    def remove(self) -> None:
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+
+
+def _handle(arrived: list[int]) -> None:
+    if arrived:
+        try:
+            signal.raise_signal(arrived.pop(0))
+        finally:
+            _handle(arrived)

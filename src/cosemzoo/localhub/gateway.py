@@ -102,7 +102,7 @@ class _DamagedSend:
 
 
 def _is_loopback(scope: Scope) -> bool:
-    """Tell whether a browser page from elsewhere could have sent this: rebinding its name, or cross-site."""
+    """Tell whether a program of this machine asked: no page of a rebound name, and of no other site."""
     host = _header(scope, b"host")
     origin = _header(scope, b"origin")
     return _hostname(f"//{host}") in _LOOPBACK and (origin is None or _hostname(origin) in _LOOPBACK)

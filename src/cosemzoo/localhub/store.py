@@ -67,7 +67,8 @@ class RepositoryStore:
 
     def all(self) -> list[ModelRepository]:
         """Return all repositories, sorted by id."""
-        return [repository for _, repository in sorted(self._repositories.items())]
+        with self._lock:
+            return [repository for _, repository in sorted(self._repositories.items())]
 
     def create(self, repo_id: str, owner: str | None, author: str, *, private: bool) -> ModelRepository:
         """Make a repository: whole and durable, or not at all. 409 if it exists."""

@@ -12,12 +12,18 @@ from typing import Final, TypeVar
 
 from attrs import evolve, frozen
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.errors import RevisionNotFoundError
 
 from cosemzoo._version import __version__
 from cosemzoo.checkpoints.shards import SUFFIX
 from cosemzoo.document import Commit, Sha256, Timestamp
-from cosemzoo.errors import AlreadyPublished, InvalidManifest, InvalidReference
+from cosemzoo.errors import (
+    AlreadyPublished,
+    HubUnavailable,
+    InvalidManifest,
+    InvalidReference,
+    PublicationFailed,
+)
 from cosemzoo.manifest import INDEX_FILE, MANIFEST_FILE, Index, Release, read_index
 from cosemzoo.reference import Reference, check_criterion, parse_reference, tag_of
 from cosemzoo.zoo import Checkpoint, Zoo
@@ -75,14 +81,17 @@ def publish(
         If the folder holds no checkpoint with a manifest.
     InvalidIndex
         If the run's index is malformed, or would be with these aliases.
-    AccessDenied, HubUnavailable
-        If the Hub refuses or cannot be reached.
+    AccessDenied
+        If the Hub does not know this caller as one who may.
+    PublicationFailed
+        If the Hub refuses it for another reason, or cannot be reached.
     """
     publication = _prepare(folder, parse_reference(reference), zoo, aliases, date)
     asked = Asked(str(publication.reference), publication.repository, zoo.endpoint, zoo.cache_dir)
-    publisher = _Publisher(asked, zoo.token, publication)
-    with hub_errors(asked):
-        return publisher.publish(private=private)
+    try:
+        return _Publisher(asked, zoo.token, publication).publish(private=private)
+    except HubUnavailable as error:
+        raise PublicationFailed(asked.reference, asked.endpoint, error.reason, error.status) from error
 
 
 @frozen
@@ -143,6 +152,7 @@ def _prepare(
 
 class _Publisher:
     def __init__(self, asked: Asked, token: str | bool | None, publication: _Publication) -> None:
+        self._asked = asked
         self._repository = asked.repository
         self._publication = publication
         self._remote = RemoteRepository(asked, token)
@@ -151,7 +161,8 @@ class _Publisher:
         )
 
     def publish(self, *, private: bool) -> Release:
-        self._api.create_repo(self._repository, private=private, exist_ok=True)
+        with hub_errors(self._asked):
+            self._api.create_repo(self._repository, private=private, exist_ok=True)
         head, index = self._read_main()
         known = index.criteria.get(self._publication.criterion)
         # What can be refused is refused before anything is uploaded.
@@ -181,7 +192,8 @@ class _Publisher:
                 return self._commit(branch, head, f"Add {self._publication.criterion}", {}, files=True)
 
             commit = _retried(commit_files)
-            self._api.create_tag(self._repository, tag=tag, revision=commit)
+            with hub_errors(self._asked):
+                self._api.create_tag(self._repository, tag=tag, revision=commit)
         return commit
 
     @contextmanager
@@ -191,9 +203,11 @@ class _Publisher:
             yield _MAIN
             return
         branch = f"publish-{tag}"
-        self._api.create_branch(self._repository, branch=branch, revision=_MAIN, exist_ok=True)
+        with hub_errors(self._asked):
+            self._api.create_branch(self._repository, branch=branch, revision=_MAIN, exist_ok=True)
         yield branch
-        self._api.delete_branch(self._repository, branch=branch)
+        with hub_errors(self._asked):
+            self._api.delete_branch(self._repository, branch=branch)
 
     # --- the index of criteria -----------------------------------------------------------------------------
 
@@ -246,9 +260,10 @@ class _Publisher:
                     # An open file goes through LFS; a path would need Xet, which not every Hub has.
                     file = stack.enter_context((self._publication.folder / name).open("rb"))
                     operations.append(CommitOperationAdd(name, file))
-            info = self._api.create_commit(
-                self._repository, operations, commit_message=message, revision=branch, parent_commit=head
-            )
+            with hub_errors(self._asked):
+                info = self._api.create_commit(
+                    self._repository, operations, commit_message=message, revision=branch, parent_commit=head
+                )
         return str(info.oid)
 
     def _weights_at(self, commit: str) -> dict[str, str | None]:
@@ -265,8 +280,8 @@ def _retried(step: Callable[[], _T]) -> _T:
     for _ in range(_ATTEMPTS - 1):
         try:
             return step()
-        except HfHubHTTPError as error:
-            if error.response.status_code != 412:
+        except HubUnavailable as error:
+            if error.status != 412:
                 raise
     return step()
 

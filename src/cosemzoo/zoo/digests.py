@@ -5,6 +5,7 @@ import json
 import os
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -120,6 +121,8 @@ def write_record(path: Path, record: object) -> bool:
         temporary.write_text(json.dumps(record), encoding="utf-8")
         temporary.replace(path)
     except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         return False
     return True
 

@@ -73,7 +73,9 @@ def hub_errors(asked: Asked, size: int = 0) -> Iterator[None]:
         yield
     except (LocalEntryNotFoundError, RuntimeError) as error:
         # The client's own summary of a download or an upload; why it failed is its cause.
-        raise _translate(asked, error.__cause__ or error, size) from error
+        if error.__cause__ is None:
+            raise
+        raise _translate(asked, error.__cause__, size) from error
     except (RevisionNotFoundError, EntryNotFoundError, CosemZooError):
         raise
     except (HTTPError, OSError, *_UNREADABLE) as error:

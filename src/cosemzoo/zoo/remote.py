@@ -1,7 +1,8 @@
 """One model repository on the Hub, asked through huggingface_hub.
 
-The questions a warm start asks are sent with headers of our own: the client's `build_hf_headers` can send a
-request by itself (its list of agent harnesses), and a start by name is to cost exactly one.
+The questions a warm start asks are sent with headers of our own: the client's `build_hf_headers` sends a
+request by itself (for its list of agent harnesses, unless HF_HUB_DISABLE_TELEMETRY is set), and a start by
+name is to cost exactly one.
 """
 
 import platform

@@ -18,6 +18,7 @@ from cosemzoo.localhub.repository import Gate, ModelRepository, iso_time
 from cosemzoo.localhub.trees import File, walk
 
 _PAGE = 1000
+_SORTS = ("lastModified", "createdAt")
 
 
 def create(request: Request, body: bytes) -> Response:
@@ -87,8 +88,10 @@ def list_models(request: Request) -> Response:
         and (summary := _summary(repository, repository.git.resolve(MAIN)))
         and set(query.getlist("filter")) <= set(summary["tags"])
     ]
-    if "sort" in query:
-        found.sort(key=lambda each: each[1].get(query["sort"]) or 0, reverse=True)
+    if (sort := query.get("sort")) is not None:
+        if sort not in _SORTS:
+            raise bad_request(f"Models are sorted by one of {', '.join(_SORTS)}, not by {sort!r}.")
+        found.sort(key=lambda each: str(each[1][sort]), reverse=True)
     try:
         size = min(int(query.get("limit", _PAGE)), _PAGE)
     except ValueError as error:
