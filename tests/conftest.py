@@ -56,8 +56,13 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allow_uploads: Ca
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    with LocalHub(tmp_path / "hub") as running:
+def hub_root(tmp_path: Path) -> Path:
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def hub(hub_root: Path) -> Iterator[LocalHub]:
+    with LocalHub(hub_root) as running:
         yield running
 
 

@@ -14,8 +14,7 @@ from cattrs import BaseValidationError, Converter
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.v import transform_error
 
-from cosemzoo.checkpoints.entries import show
-from cosemzoo.checkpoints.strict_json import NotStrictJSON, decode, is_text
+from cosemzoo.strict_json import NotStrictJSON, decode, is_text, show
 
 # Plain types to whoever makes a record; the second part tells the reader what it checks.
 FormatVersion = Annotated[int, "format version"]

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosemzoo.checkpoints.entries import DTYPE_BITS, TensorEntry, read_entries, show
+from cosemzoo.checkpoints.entries import DTYPE_BITS, TensorEntry, read_entries
+from cosemzoo.strict_json import show
 
 
 def test_an_entry_knows_its_bytes_and_elements() -> None:

@@ -16,7 +16,7 @@ Load = Callable[..., LoadReport]
 StateOf = Callable[[nn.Module], Any]
 
 
-def net() -> nn.Sequential:
+def net() -> Any:
     return nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.LSTM(4, 5), nn.Linear(5, 3))
 
 
@@ -79,7 +79,7 @@ def test_it_is_filled_whatever_the_mode(context: Callable[[], Any], save: Save, 
 
 def test_dtype_strides_requires_grad_and_attributes_stay(save: Save, load: Load) -> None:
     source = nn.Conv2d(4, 4, 3)
-    model = on_meta(lambda: nn.Conv2d(4, 4, 3, dtype=torch.float16).to(memory_format=torch.channels_last))
+    model = on_meta(lambda: nn.Conv2d(4, 4, 3, dtype=torch.float16).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     model.bias.requires_grad_(False)
     model.weight.tensor_parallel = True
     strides = model.weight.stride()
@@ -257,7 +257,7 @@ def test_a_buffer_outside_the_state_dict_is_filled_by_its_module(save: Save, loa
         def reset_parameters(self) -> None:
             super().reset_parameters()
             if hasattr(self, "table"):
-                nn.init.constant_(self.table, 4.0)
+                self.get_buffer("table").fill_(4.0)
 
     model = on_meta(Positions)
     load(model, save(Positions().state_dict()))

@@ -1,4 +1,5 @@
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -143,7 +144,10 @@ def test_lazy_modules_are_refused_with_what_to_do() -> None:
 def test_sparse_and_quantised_tensors_are_refused() -> None:
     model = nn.Module()
     model.register_buffer("sparse", torch.eye(2).to_sparse())
-    model.register_buffer("packed", torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*deprecated")
+        packed = torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)
+    model.register_buffer("packed", packed)
     said = problems(model)
     assert said == {
         "sparse": "it is torch.sparse_coo, not a plain tensor",
@@ -151,20 +155,33 @@ def test_sparse_and_quantised_tensors_are_refused() -> None:
     }
 
 
-def test_tensors_that_answer_for_themselves_are_refused() -> None:
-    from torch.testing._internal.two_tensor import TwoTensor
+class Sharded(torch.Tensor):
+    """A tensor that answers for itself: what it shows as its memory is not its values."""
 
+    @staticmethod
+    def __new__(cls) -> "Sharded":
+        made = torch.Tensor._make_wrapper_subclass(cls, (2,))
+        assert isinstance(made, Sharded)
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, *call: Any, **options: Any) -> Any:
+        return NotImplemented
+
+
+def test_tensors_that_answer_for_themselves_are_refused() -> None:
     model = nn.Module()
-    model.register_buffer("x", TwoTensor(torch.zeros(2), torch.zeros(2)))
-    assert problems(model) == {"x": "it is a TwoTensor, not a plain tensor"}
+    model._buffers["x"] = Sharded()
+    assert problems(model) == {"x": "it is a Sharded, not a plain tensor"}
 
 
 def test_a_state_dict_that_gives_copies_is_refused() -> None:
-    model = nn.Linear(2, 2, bias=False)
-    model.register_state_dict_post_hook(
-        lambda module, state, prefix, metadata: state.update(weight=state["weight"].clone())
-    )
-    assert "would not reach the model" in problems(model)["weight"]
+    class Copying(nn.Linear):
+        def state_dict(self, **options: Any) -> Any:
+            return {name: value.clone() for name, value in super().state_dict(**options).items()}
+
+    assert list(problems(Copying(2, 2))) == ["weight", "bias"]
+    assert "would not reach the model" in problems(Copying(2, 2))["weight"]
 
 
 def test_what_is_no_tensor_in_the_state_dict_is_not_looked_at() -> None:

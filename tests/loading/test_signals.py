@@ -127,8 +127,8 @@ def test_ignored_and_default_signals_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("arriving_at", range(1, 4))
-def test_a_handler_that_raises_while_handlers_are_put_back_leaves_none_of_them_deaf(
-    arriving_at: int, events: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_handler_that_raises_while_handlers_are_put_back_leaves_none_of_them_out(
+    arriving_at: int, events: list[str], handlers: dict[int, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = signal.signal
     calls = 0
@@ -146,6 +146,7 @@ def test_a_handler_that_raises_while_handlers_are_put_back_leaves_none_of_them_d
     with pytest.raises(Interrupted):
         run_to_end(action)
     monkeypatch.undo()
+    assert current(handlers) == handlers
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     signal.raise_signal(signal.SIGUSR1)

@@ -82,13 +82,19 @@ def published_run(
 
 
 @pytest.fixture
+def hub_root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Give the root of the test's Hub; with setup04 in it, for a test that asks for the run."""
+    root = tmp_path / "hub"
+    if "run" in request.fixturenames:
+        published, _ = request.getfixturevalue("published_run")
+        shutil.copytree(published, root)
+    return root
+
+
+@pytest.fixture
 def run(published_run: tuple[Path, str], hub: LocalHub) -> str:
     """Have setup04 on the Hub; give the commit of its best iteration, 1820500."""
-    root, commit = published_run
-    hub.stop()
-    shutil.copytree(root, hub.root, dirs_exist_ok=True)
-    hub.start()
-    return commit
+    return published_run[1]
 
 
 @pytest.fixture

@@ -160,3 +160,7 @@ def test_a_server_that_ignores_ranges_is_cut_off(
     assert checkpoint.weights.tensors["backbone.padding"].entry.nbytes == size
     # What lies in the buffers of two sockets was sent as well.
     assert ignoring_ranges.RequestHandlerClass.sent < size / 2
+
+
+def test_the_zoo_needs_no_torch(run_python: Callable[..., str]) -> None:
+    assert run_python("import sys, cosemzoo.zoo; print('torch' in sys.modules)") == "False\n"

@@ -1,14 +1,13 @@
 """The tensor entries of a safetensors header, and the rules they keep: alone, and together over the data."""
 
 import math
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeGuard, cast
 
 from attrs import frozen
 
-from cosemzoo.checkpoints.strict_json import is_text
+from cosemzoo.strict_json import is_text, show
 
 #: Bits per element of every dtype of the format, in the order of the reference implementation, whose writer
 #: sorts tensors by it, last dtype first.
@@ -43,13 +42,6 @@ DTYPE_BITS: Final[Mapping[str, int]] = MappingProxyType(
 FIELDS: Final = ("dtype", "shape", "data_offsets")
 
 _LARGEST_64_BIT = 2**64 - 1
-
-# Names and values come from the file: a message shows them escaped and cut to a readable length.
-_short = reprlib.Repr()
-_short.maxstring = 120
-_short.maxother = 120
-_short.maxlevel = 2
-show: Final = _short.repr
 
 
 @frozen

@@ -17,9 +17,9 @@ from typing import Final, TypeVar, cast
 
 from attrs import field, frozen
 
-from cosemzoo.checkpoints.entries import DTYPE_BITS, FIELDS, TensorEntry, read_entries, show
-from cosemzoo.checkpoints.strict_json import NotStrictJSON, decode, is_text
+from cosemzoo.checkpoints.entries import DTYPE_BITS, FIELDS, TensorEntry, read_entries
 from cosemzoo.errors import InvalidSafetensors
+from cosemzoo.strict_json import NotStrictJSON, decode, is_text, show
 
 __all__ = [
     "DTYPE_BITS",

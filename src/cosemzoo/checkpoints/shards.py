@@ -5,10 +5,10 @@ from typing import Final, Self, cast
 
 from attrs import field, frozen
 
-from cosemzoo.checkpoints.entries import TensorEntry, show
+from cosemzoo.checkpoints.entries import TensorEntry
 from cosemzoo.checkpoints.header import METADATA_KEY, FrozenMapping, Header, find_aliases
-from cosemzoo.checkpoints.strict_json import NotStrictJSON, decode, is_text
 from cosemzoo.errors import InvalidSafetensors
+from cosemzoo.strict_json import NotStrictJSON, decode, is_text, show
 
 SUFFIX: Final = ".safetensors"
 _LONGEST_FILE_NAME: Final = 255

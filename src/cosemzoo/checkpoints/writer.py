@@ -18,8 +18,8 @@ import torch
 
 from cosemzoo.checkpoints.entries import DTYPE_BITS
 from cosemzoo.checkpoints.header import FORMAT_KEY, METADATA_KEY, PREFIX_BYTES, parse_header
-from cosemzoo.checkpoints.strict_json import is_text
 from cosemzoo.errors import UnsupportedModel
+from cosemzoo.strict_json import is_text
 
 #: The format's names of the element types that safetensors both writes from and reads into torch.
 _DTYPE_NAMES: Final[Mapping[torch.dtype, str]] = {

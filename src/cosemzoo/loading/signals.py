@@ -29,11 +29,7 @@ def run_to_end(action: Callable[[], None]) -> None:
 
 
 class _Latch:
-    """A handler in the place of all others, that holds signals back, and later passes them on.
-
-    Once it passes them on, a handler may raise while the others are put back: one that is not put back does
-    no harm.
-    """
+    """A handler in the place of all others, that holds signals back, and later passes them on."""
 
     def __init__(self) -> None:
         self.is_holding = True
@@ -54,8 +50,14 @@ class _Latch:
                 signal.signal(signum, self)
 
     def remove(self) -> None:
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
+        # A handler may raise while the others are put back.
+        try:
+            for signum, handler in list(self._handlers.items()):
+                signal.signal(signum, handler)
+                del self._handlers[signum]
+        finally:
+            if self._handlers:
+                self.remove()
 
 
 def _handle(arrived: list[int]) -> None:

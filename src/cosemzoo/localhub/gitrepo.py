@@ -105,8 +105,6 @@ class GitRepository:
         HubError
             404 ``RevisionNotFound``.
         """
-        if len(revision) == 40 and (commit := self._find_commit(revision)):
-            return commit
         if is_ref_name(revision):
             names = [f"refs/heads/{revision}", f"refs/tags/{revision}"]
             if revision.startswith("refs/"):

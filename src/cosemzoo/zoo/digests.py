@@ -95,9 +95,8 @@ class DigestMemory:
             if digest is not None and (like is None or len(like) == len(digest)):
                 return digest
         digest, state = hash_file(path, like)
-        # A file that was written to meanwhile has no digest to remember.
-        if FileState.of(path.stat()) == state:
-            self._remember(key, digest, state)
+        # The state is that of before reading: a file that was written to meanwhile no longer has it.
+        self._remember(key, digest, state)
         return digest
 
     def _remember(self, key: str, digest: str, state: FileState) -> None:

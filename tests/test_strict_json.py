@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosemzoo.checkpoints.strict_json import NotStrictJSON, decode, is_text
+from cosemzoo.strict_json import NotStrictJSON, decode, is_text
 
 values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(),

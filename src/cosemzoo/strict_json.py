@@ -1,12 +1,20 @@
 """JSON as the safetensors format means it: no repeated keys, no NaN, no surprises from deep or huge input."""
 
 import json
+import reprlib
 from collections.abc import Mapping
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, Final, NoReturn, TypeGuard
 
 from attrs import frozen
 
 _LONGEST_64_BIT_INTEGER = 20
+
+# Names and values come from the file: a message shows them escaped and cut to a readable length.
+_short = reprlib.Repr()
+_short.maxstring = 120
+_short.maxother = 120
+_short.maxlevel = 2
+show: Final = _short.repr
 
 
 class NotStrictJSON(Exception):

@@ -1,0 +1,5 @@
+"""`cosemzoo demo`."""
+
+from cosemzoo.cli.demo.command import demo
+
+__all__ = ["demo"]

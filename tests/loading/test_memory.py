@@ -1,0 +1,96 @@
+"""Loading into a model that is there already takes little memory beyond the model."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MEASURE = """
+import sys, threading, time
+from pathlib import Path
+import torch
+from torch import nn
+from cosemzoo.checkpoints.writer import write_safetensors
+from cosemzoo.loading import apply
+from cosemzoo.models import load_into
+from cosemzoo.zoo import Zoo
+
+folder, size, stored, own = Path(sys.argv[1]), int(sys.argv[2]), *(getattr(torch, n) for n in sys.argv[3:])
+
+
+def net(dtype):
+    model = nn.Module()
+    for name in ("first", "second", "third", "fourth"):
+        model.register_buffer(name, torch.ones(size // 4 // 1024, 1024 // dtype.itemsize, dtype=dtype))
+    model.register_buffer("flipped", torch.ones(1024, 4096, dtype=dtype).t())
+    return model
+
+
+def anonymous():
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line]
+    return int(line.split()[1]) * 1024
+
+
+source = net(torch.float32)
+state = {name: tensor.to(stored) for name, tensor in source.state_dict().items()}
+write_safetensors(folder / "model.safetensors", state)
+model = source.to(own)
+del source, state
+zoo = Zoo(offline=True)
+checkpoint = zoo.resolve(folder)
+zoo.fetch(checkpoint)
+before, peak, watching = anonymous(), 0, True
+
+
+def watch():
+    global peak
+    while watching:
+        peak = max(peak, anonymous())
+        time.sleep(0.0005)
+
+
+def seen(step):
+    # Also seen at the moment when everything is staged, whatever the watching thread sees.
+    def wrapped(action):
+        global peak
+        peak = max(peak, anonymous())
+        step(action)
+        peak = max(peak, anonymous())
+
+    return wrapped
+
+
+apply.run_to_end = seen(apply.run_to_end)
+watcher = threading.Thread(target=watch)
+watcher.start()
+report = load_into(model, checkpoint, zoo=zoo)
+watching = False
+watcher.join()
+assert all(bool((tensor == 1).all()) for tensor in model.buffers())
+print(report.bytes, peak - before)
+"""
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("size", [160 * MIB, pytest.param(1024 * MIB, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    ("stored", "own"),
+    [("float32", "float32"), ("float32", "float16"), ("float16", "float32"), ("float64", "float32")],
+)
+def test_loading_adds_at_most_64_mib_of_anonymous_memory(
+    stored: str, own: str, size: int, *, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path), str(size), stored, own],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    written, added = map(int, done.stdout.split())
+    with capsys.disabled():
+        print(f"\n{stored} into {own}: {written / MIB:.0f} MiB written, {added / MIB:.1f} MiB more memory")
+    assert written > size / 2
+    assert added <= 64 * MIB
