@@ -64,6 +64,6 @@ clean: ## remove the environments and everything generated
 
 .venv-full/.installed: pyproject.toml constraints.txt
 	$(call install,.venv-full,constraints.txt)
-	@.venv-full/bin/python -m pip install --quiet --no-deps $(PEERS)
 	@.venv-full/bin/python -m pip install --quiet --constraint constraints.txt $(PEERS_NEED)
+	@.venv-full/bin/python -m pip install --quiet --no-deps $(PEERS)
 	@touch $@

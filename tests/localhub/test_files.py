@@ -78,7 +78,9 @@ def test_head_and_get_have_the_same_headers(raw: Callable[..., Any], repo: str, 
     assert head.body == b""
     assert int(get.headers["content-length"]) == len(get.body)
     assert get.headers["accept-ranges"] == "bytes"
-    assert ("x-linked-etag" in get.headers) == (path == "sub/model.safetensors")
+    in_lfs = path == "sub/model.safetensors"
+    assert get.headers.get("x-linked-etag") == (f'"{SHA256}"' if in_lfs else None)
+    assert get.headers.get("x-linked-size") == (str(len(WEIGHTS)) if in_lfs else None)
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ CONVOLUTIONS = {
 
 
 def small(*, channels: int = 2, activation_on_upsample: bool = True) -> CosemUNet:
-    """Make a network without dead units: all its weights are positive."""
-    torch.manual_seed(0)
+    """Make a network whose output follows its input: as it is made, hardly anything comes through."""
+    torch.manual_seed(4)
     network = CosemUNet(
         channels,
         widths_down=(1, 2, 3, 4),
@@ -41,18 +41,21 @@ def small(*, channels: int = 2, activation_on_upsample: bool = True) -> CosemUNe
         activation_on_upsample=activation_on_upsample,
     ).requires_grad_(False)
     for tensor in network.parameters():
-        tensor.abs_()
+        if tensor.dim() == 5:
+            torch.nn.init.kaiming_normal_(tensor, nonlinearity="relu")
+        else:
+            tensor.fill_(0.1)
     return network
 
 
 def is_varied(output: torch.Tensor) -> bool:
-    return bool(output.std() > 1e-3 * output.mean().abs())
+    return bool(output[0, 0].std() > 0.1 * output[0, 0].mean().abs())
 
 
 def test_the_names_and_shapes_are_those_of_the_published_networks() -> None:
     with torch.device("meta"):
         network = CosemUNet(14)
-    expected = {}
+    expected: dict[str, tuple[int, ...]] = {}
     for name, shape in CONVOLUTIONS.items():
         expected |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
     found = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -84,8 +87,10 @@ def test_an_input_moved_by_a_step_gives_the_same_output_moved() -> None:
 
 
 def test_the_output_is_centred_in_the_input() -> None:
-    # A mirrored input gives the mirrored output where every kernel is its own mirror image.
+    # A mirrored input gives the mirrored output where every kernel is its own mirror image. So it is for the
+    # finest level alone: the crops below it are odd, and take one voxel more at the end of an axis.
     network = small()
+    network.get_parameter("backbone.0.r_up.0.0.up.1.weight").zero_()
     for tensor in network.parameters():
         if tensor.dim() == 5:
             tensor.copy_((tensor + tensor.flip(-3)) / 2)
@@ -101,7 +106,7 @@ def test_the_activation_follows_every_upsampling() -> None:
         for name, module in network.named_modules():
             if name.endswith(".up"):
                 for tensor in module.parameters():
-                    tensor.neg_()
+                    tensor.fill_(-1.0)
                 module.register_forward_hook(lambda _module, _input, output: seen.append(output))
         network(torch.rand(1, 1, 198, 198, 198))
         return seen

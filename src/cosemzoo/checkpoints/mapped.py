@@ -106,6 +106,8 @@ class MappedWeights:
 
         Raises
         ------
+        InvalidSafetensors
+            If a file became shorter than it was.
         OSError
             If a page cannot be read.
         """
@@ -114,7 +116,7 @@ class MappedWeights:
                 mapped.madvise(_MADV_POPULATE_READ)
             except (OSError, ValueError, AttributeError):
                 # An older kernel, another system, or a page that cannot be read: reading tells which.
-                _read_through(self._paths[file])
+                _read_through(self._paths[file], len(mapped))
 
 
 def state_dict_of(table: WeightsTable, weights: MappedWeights) -> dict[str, torch.Tensor]:
@@ -137,8 +139,10 @@ def _map(path: Path, table: WeightsTable, file: str) -> tuple[mmap.mmap, int]:
         return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY), header.data_start
 
 
-def _read_through(path: Path) -> None:
+def _read_through(path: Path, size: int) -> None:
     buffer = bytearray(_READ_BYTES)
     with path.open("rb", buffering=0) as opened:
-        while opened.readinto(buffer):
-            pass
+        while found := opened.readinto(buffer):
+            size -= found
+    if size > 0:
+        raise InvalidSafetensors(str(path), ["it changed on disk: it is shorter than it was"])

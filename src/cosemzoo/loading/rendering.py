@@ -36,16 +36,15 @@ def render_text(account: Account, heading: str) -> str:
         # In a notebook it would display the text and write none of it to the file.
         force_jupyter=False,
     )
-    console.print(heading)
-    for line in _lines(account):
-        console.print(f"  {line}")
+    for line in (heading, *(f"  {line}" for line in _lines(account))):
+        console.print(line, soft_wrap=True)
     for table in _tables(account):
         columns = [Column(name, overflow="fold") for name in table.columns]
         drawn = Table(*columns, box=box.SIMPLE, pad_edge=False)
         for row in table.rows[:_SHOWN]:
             drawn.add_row(*map(_printable, row))
         console.print()
-        console.print(table.title)
+        console.print(table.title, soft_wrap=True)
         console.print(drawn)
         if len(table.rows) > _SHOWN:
             console.print(f"… and {len(table.rows) - _SHOWN} more")
