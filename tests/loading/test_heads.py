@@ -419,6 +419,21 @@ def test_a_statistics_counter_in_the_head_is_part_of_the_backbone(save: Save, lo
     assert [row.name for row in report.tensors if not row.is_head][-1] == "head.num_batches_tracked"
 
 
+@pytest.mark.parametrize("kind", ["linear", "3-D", "transposed 3-D"])
+@pytest.mark.parametrize("listed", ["weight", "bias"])
+def test_a_tensor_that_the_manifest_forgets_goes_by_label_with_the_rest_of_its_head(
+    listed: str, kind: str, *, save: Save, load: Load
+) -> None:
+    make, axis = HEADS[kind]
+    source, model = Net(head=make(3)), Net(head=make(3))
+    head = [HeadTensor("head.weight", axis) if listed == "weight" else HeadTensor("head.bias")]
+    report = load(model, save(source.state_dict(), ["a", "b", "c"], head), new_head=["c", "a", "b"])
+    order = [2, 0, 1]
+    assert torch.equal(model.head.weight.movedim(axis, 0), source.head.weight.movedim(axis, 0)[order])
+    assert torch.equal(model.head.bias, source.head.bias[order])
+    assert [row.name for row in report.tensors if row.is_head] == ["head.weight", "head.bias"]
+
+
 def test_a_bias_that_the_checkpoint_lacks_is_kept_and_missing(save: Save, load: Load) -> None:
     source, model = Net(head=nn.Linear(4, 3, bias=False)), Net(head=nn.Linear(4, 3))
     own = model.head.bias.clone()

@@ -83,6 +83,12 @@ def test_head_and_get_have_the_same_headers(raw: Callable[..., Any], repo: str, 
     assert get.headers.get("x-linked-size") == (str(len(WEIGHTS)) if in_lfs else None)
 
 
+def test_head_reads_no_content(raw: Callable[..., Any], hub: LocalHub, repo: str, oid: str) -> None:
+    for stored in hub.root.rglob("lfs/objects/*/*/*"):
+        stored.unlink()
+    assert raw("HEAD", f"/{repo}/resolve/main/sub/model.safetensors").status == 200
+
+
 @pytest.mark.parametrize(
     ("header", "expected"),
     [

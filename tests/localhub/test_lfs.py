@@ -54,7 +54,9 @@ def test_an_upload_that_is_not_what_it_was_announced_as_is_not_acknowledged_and_
     assert list(root.glob("models/*/*/scratch/*")) == []
 
 
-def test_an_upload_broken_off_leaves_nothing(hub: LocalHub, root: Path, link: str, api: HfApi) -> None:
+def test_an_upload_broken_off_leaves_nothing_and_is_no_error(
+    hub: LocalHub, root: Path, link: str, caplog: pytest.LogCaptureFixture
+) -> None:
     connection = http.client.HTTPConnection(hub.endpoint.removeprefix("http://"), timeout=30)
     connection.putrequest("PUT", link)
     connection.putheader("Content-Length", str(len(CONTENT)))
@@ -63,6 +65,7 @@ def test_an_upload_broken_off_leaves_nothing(hub: LocalHub, root: Path, link: st
     hub.stop()
     assert _stored(root) == []
     assert list(root.glob("models/*/*/scratch/*")) == []
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
 def test_a_link_permits_one_object_in_one_repository_for_an_hour(

@@ -1,7 +1,5 @@
 """`cosemzoo hub serve`: a small Hub on this machine."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -46,20 +44,26 @@ def serve(root: Path, host: str, port: int) -> None:
     It prints the line that points huggingface_hub, `hf` and cosemzoo to it. Uploads by path also need
     HF_HUB_DISABLE_XET=1. Needs the extra `localhub`.
     """
-    with localhub_needed():
-        from cosemzoo.localhub import RootInUseError  # noqa: PLC0415 - an extra, and not for the help
-        from cosemzoo.localhub import serve as serve_hub  # noqa: PLC0415
+    require_localhub()
+    from cosemzoo.localhub import RootInUseError  # noqa: PLC0415 - an extra, and not for the help
+    from cosemzoo.localhub import serve as serve_hub  # noqa: PLC0415
+
     try:
         serve_hub(root, host, port, None, _announce)
     except RootInUseError as error:
         raise click.ClickException(str(error)) from error
 
 
-@contextmanager
-def localhub_needed() -> Iterator[None]:
-    """Say it in one line where the extra is missing."""
+def require_localhub() -> None:
+    """Say it in one line where the extra is missing.
+
+    Raises
+    ------
+    click.ClickException
+        With the command that installs it.
+    """
     try:
-        yield
+        import cosemzoo.localhub  # noqa: F401, PLC0415 - an extra, and not for the help
     except ImportError as error:
         raise click.ClickException(str(error)) from error
 

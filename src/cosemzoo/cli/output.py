@@ -37,7 +37,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     table = Table(*(Column(name, overflow="fold") for name in columns), box=None, padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*map(_printable, row))
-    console = Console(width=_width(), highlight=False, markup=False, emoji=False)
+    console = Console(
+        force_terminal=sys.stdout.isatty(), width=_width(), highlight=False, markup=False, emoji=False
+    )
     with console.capture() as captured:
         console.print(table)
     click.echo(f"\n{click.style(title, bold=True)}")

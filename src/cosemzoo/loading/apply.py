@@ -137,7 +137,7 @@ def _does_not_hold(source: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def _reaches(part: torch.Tensor, limit: float) -> bool:
-    wide = part if part.element_size() > 1 else part.float()
+    wide = part if part.element_size() > 2 else part.float()
     low, high = torch.aminmax(wide)
     if max(-low.item(), high.item()) < limit:
         return False

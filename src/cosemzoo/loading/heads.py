@@ -121,7 +121,25 @@ def _source_heads(manifest: Manifest, weights: WeightsTable, pairing: Pairing) -
             channels = range(tensor.first_channel, tensor.first_channel + rows)
             heads[head_key] = _SourceHead(module_of(tensor.name), channels)
         heads[head_key].axes.update(dict.fromkeys(sorted(names_of[key]), tensor.channel_axis))
+    for (module, _), source in heads.items():
+        _complete(source, module, names_of, weights)
     return list(heads.values())
+
+
+def _complete(
+    source: _SourceHead, module: str, names_of: Mapping[str, Sequence[str]], weights: WeightsTable
+) -> None:
+    """Add the bias of a weight, or the weight of a bias, that the manifest does not list.
+
+    Its rows are the same channels: left out, they would be copied by position beside rows that go by label.
+    """
+    listed = set(map(leaf_of, source.axes))
+    for leaf in {"weight", "bias"} - listed if listed <= {"weight", "bias"} else ():
+        names = sorted(names_of.get(f"{module}.{leaf}", ()))
+        for name in names[:1]:
+            shape = weights.tensors[weights.aliases.get(name, name)].entry.shape
+            if shape.count(len(source.channels)) == 1:
+                source.axes.update(dict.fromkeys(names, shape.index(len(source.channels))))
 
 
 def _assign(head: Any, sources: Sequence[_SourceHead]) -> list[tuple[_SourceHead | None, str | None]]:

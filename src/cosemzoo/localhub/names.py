@@ -54,7 +54,9 @@ def is_ref_name(name: str) -> bool:
         ref = b"refs/heads/" + name.encode()
     except UnicodeEncodeError:
         return False
-    return check_ref_format(Ref(ref)) and _fits(name)
+    # Older dulwich checks these two of git's rules for the whole name only.
+    components = all(part and not part.endswith(".lock") for part in name.split("/"))
+    return components and check_ref_format(Ref(ref)) and _fits(name)
 
 
 def check_new_ref_name(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from cosemzoo.cli.hub import localhub_needed
+from cosemzoo.cli.hub import require_localhub
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -36,10 +36,11 @@ def demo(full: bool, keep: Path | None) -> None:
     Its weights are generated: they predict nothing. Your own cache, tokens and settings are not touched, and
     nothing leaves this machine. Needs the extra `localhub`.
     """
+    require_localhub()
     with _folder(keep) as root, _environment_of_its_own(root):
         # Only now: huggingface_hub reads its environment when it is imported.
-        with localhub_needed():
-            from cosemzoo.cli.demo.story import tell  # noqa: PLC0415
+        from cosemzoo.cli.demo.story import tell  # noqa: PLC0415
+
         tell(root, full=full)
     if keep is not None:
         click.echo(f"\nKept in {keep}. To look into it:\n")

@@ -120,7 +120,7 @@ def page(
         Makes the JSON of an item.
     """
     try:
-        start = int(request.query_params.get("cursor", "0"))
+        start = max(int(request.query_params.get("cursor", "0")), 0)
     except ValueError as error:
         raise bad_request("The cursor is not one that this Hub gave out.") from error
     headers = {}
@@ -128,6 +128,4 @@ def page(
         query = [(key, value) for key, value in parse_qsl(request.url.query) if key != "cursor"]
         url = f"{base_url(request)}{path}?{urlencode([*query, ('cursor', start + size)])}"
         headers["Link"] = f'<{url}>; rel="next"'
-    return JSONResponse(
-        [render(item) for item in items[max(start, 0) : max(start, 0) + size]], headers=headers
-    )
+    return JSONResponse([render(item) for item in items[start : start + size]], headers=headers)
