@@ -2,7 +2,9 @@
 
 import json
 import re
+import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +28,17 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(program: str, home: Path) -> str:
+def proxy() -> Iterator[socket.socket]:
+    """Have a proxy that takes whatever would leave this machine, and answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+@pytest.fixture(scope="module")
+def told(program: str, home: Path, proxy: socket.socket) -> str:
     """Run the demonstration in a process of its own, its folder kept; give what it prints."""
+    through = f"http://127.0.0.1:{proxy.getsockname()[1]}"
     done = subprocess.run(
         [program, "demo", "--keep", "kept"],
         cwd=home,
@@ -39,8 +50,8 @@ def told(program: str, home: Path) -> str:
             "HF_ENDPOINT": "http://127.0.0.1:9",
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
-            "HTTP_PROXY": "http://127.0.0.1:9",
-            "ALL_PROXY": "http://127.0.0.1:9",
+            "HTTP_PROXY": through,
+            "ALL_PROXY": through,
             "COSEMZOO_NAMESPACE": "nobody",
         },
         capture_output=True,
@@ -81,6 +92,12 @@ def test_the_rows_go_by_label_online_and_offline(told: str) -> None:
     ]
     assert "plan of a partial load of setup04@best" in told
     assert "partial load of setup04@best" in told.partition("4. Download")[2]
+
+
+def test_nothing_leaves_this_machine(told: str, proxy: socket.socket) -> None:
+    assert told
+    with pytest.raises(BlockingIOError):
+        proxy.accept()
 
 
 def test_nothing_is_left_but_what_is_kept(told: str, home: Path) -> None:

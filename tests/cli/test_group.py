@@ -77,11 +77,15 @@ def test_whatever_is_raised_on_purpose_has_no_traceback(
     kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise kind("what was found")
+        raise kind("what was found\n  - \x1b[2J")
 
     monkeypatch.setattr(main.commands["demo"], "invoke", fail)
     result = CliRunner().invoke(main, ["demo"])
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "Error: what was found\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        1,
+        "",
+        "Error: what was found\n  - \\x1b[2J\n",
+    )
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,7 @@ def write_safetensors(
     with _replacing(path) as file:
         file.write(header)
         for name in kept:
-            for piece in _pieces(tensors[name].detach()):
+            for piece in _pieces(tensors[name]):
                 data = _memory(piece)
                 digest.update(data)
                 file.write(data)

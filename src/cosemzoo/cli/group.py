@@ -9,6 +9,7 @@ from cosemzoo._version import __version__
 from cosemzoo.cli.demo import demo
 from cosemzoo.cli.fetch import fetch
 from cosemzoo.cli.hub import hub
+from cosemzoo.cli.output import printable
 from cosemzoo.cli.show import show
 from cosemzoo.errors import CosemZooError, CosemZooWarning
 
@@ -23,9 +24,10 @@ class _Group(click.Group):
             try:
                 return super().invoke(ctx)
             except BrokenPipeError:
-                raise
+                raise  # click ends quietly where nobody reads any more
             except (CosemZooError, CosemZooWarning, OSError) as error:
-                raise click.ClickException(str(error)) from error
+                message = "\n".join(map(printable, str(error).split("\n")))
+                raise click.ClickException(message) from error
             except KeyboardInterrupt:
                 click.echo("Interrupted.", err=True)
                 ctx.exit(_INTERRUPTED)
@@ -44,7 +46,7 @@ class _Warnings:
             self._others(message, category, *where, **more)
         elif text not in self._shown:
             self._shown.add(text)
-            click.echo(f"Warning: {text}", err=True)
+            click.echo(f"Warning: {printable(text)}", err=True)
 
 
 _REFERENCES: Final = """\b

@@ -50,7 +50,7 @@ def zoo_options(command: Callable[..., None]) -> Callable[..., None]:
         zoo = Zoo(
             endpoint=endpoint,
             namespace=namespace,
-            
+            cache_dir=cache_dir,
             offline=offline,
             local_dir=local_dir,
         )

@@ -20,7 +20,7 @@ def print_json(document: Any) -> None:
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     """Print names and their values, one pair a line; long words, such as paths, stay whole."""
-    pairs = [(name, _printable(value)) for name, value in pairs]
+    pairs = [(name, printable(value)) for name, value in pairs]
     indent = max(len(name) for name, _ in pairs) + 2
     for name, value in pairs:
         lines = textwrap.wrap(
@@ -36,7 +36,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
     table = Table(*(Column(name, overflow="fold") for name in columns), box=None, padding=(0, 2, 0, 0))
     for row in rows:
-        table.add_row(*map(_printable, row))
+        table.add_row(*map(printable, row))
     console = Console(
         force_terminal=sys.stdout.isatty(), width=_width(), highlight=False, markup=False, emoji=False
     )
@@ -51,6 +51,6 @@ def _width() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else _UNFOLDED
 
 
-def _printable(text: str) -> str:
-    # Names come from files: they shall not move a terminal's cursor.
+def printable(text: str) -> str:
+    """Give a text whose control characters are spelled out: names from files must not move the cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -3,6 +3,7 @@
 Names and shapes of its tensors are those of cellmap-models 0.2.4, which are the canonical ones here.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, cast
 
@@ -57,8 +58,8 @@ class CosemUNet(nn.Module):
         width = widths_up[0]
         self.backbone = nn.Sequential(
             _UNet(widths_down, widths_up, activation_on_upsample),
-            _Upsample(width, width, _FINAL_FACTOR, activation_on_upsample),
-            _ConvPass(width, width),
+            _upsample(width, width, _FINAL_FACTOR, activation_on_upsample),
+            _conv_pass(width, width),
         )
         self.prediction_head = nn.Conv3d(width, channels, 1)
 
@@ -107,26 +108,15 @@ def output_size(input_size: int) -> int:
     return _FINAL_FACTOR * (input_size - 180) - _CONVOLVED
 
 
-class _ConvPass(nn.Module):
-    def __init__(self, width_in: int, width: int) -> None:
-        super().__init__()
-        self.conv_pass = nn.Sequential(
-            nn.Conv3d(width_in, width, 3), nn.ReLU(), nn.Conv3d(width, width, 3), nn.ReLU()
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        return cast("Tensor", self.conv_pass(features))
+def _conv_pass(width_in: int, width: int) -> nn.Module:
+    layers = [nn.Conv3d(width_in, width, 3), nn.ReLU(), nn.Conv3d(width, width, 3), nn.ReLU()]
+    return nn.Sequential(OrderedDict(conv_pass=nn.Sequential(*layers)))
 
 
-class _Upsample(nn.Module):
-    def __init__(self, width_in: int, width: int, factor: int, activation: bool) -> None:
-        super().__init__()
-        self.up = nn.Sequential(nn.Upsample(scale_factor=factor), nn.Conv3d(width_in, width, 1))
-        if activation:
-            self.up.append(nn.ReLU())
-
-    def forward(self, features: Tensor) -> Tensor:
-        return cast("Tensor", self.up(features))
+def _upsample(width_in: int, width: int, factor: int, activation: bool) -> nn.Module:
+    layers = [nn.Upsample(scale_factor=factor), nn.Conv3d(width_in, width, 1)]
+    layers += [nn.ReLU()] if activation else []
+    return nn.Sequential(OrderedDict(up=nn.Sequential(*layers)))
 
 
 class _UNet(nn.Module):
@@ -136,11 +126,11 @@ class _UNet(nn.Module):
         below = [*widths_up[1:], widths_down[-1]]
         ups = zip(below, widths_up, _FACTORS, strict=True)
         joined = zip(widths_down[:-1], widths_up, strict=True)
-        self.l_conv = nn.ModuleList(_ConvPass(*widths) for widths in down)
+        self.l_conv = nn.ModuleList(_conv_pass(*widths) for widths in down)
         self.l_down = nn.ModuleList(nn.MaxPool3d(factor) for factor in _FACTORS)
         # The other level of lists is for several decoders, of which the published networks have one.
-        self.r_up = nn.ModuleList([nn.ModuleList(_Upsample(*up, activation) for up in ups)])
-        self.r_conv = nn.ModuleList([nn.ModuleList(_ConvPass(left + up, up) for left, up in joined)])
+        self.r_up = nn.ModuleList([nn.ModuleList(_upsample(*up, activation) for up in ups)])
+        self.r_conv = nn.ModuleList([nn.ModuleList(_conv_pass(left + up, up) for left, up in joined)])
 
     def forward(self, features: Tensor) -> Tensor:
         skipped = []
