@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,9 @@ from cosemzoo.localhub import LocalHub
 from cosemzoo.manifest import Channel, HeadTensor, Manifest
 from cosemzoo.zoo import Zoo
 
+# A shell gives a job in the background an ignored SIGINT, which the tests of interruption need.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 LABELS = ("ecs", "mito", "er")
 
 WriteCheckpoint = Callable[..., Path]
@@ -52,6 +56,7 @@ def allow_uploads() -> Callable[[], None]:
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allow_uploads: Callable[[], None]) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "110")
     allow_uploads()
 
 

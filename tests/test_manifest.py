@@ -137,6 +137,8 @@ def test_a_manifest_does_not_look_like_a_transformers_config() -> None:
         ("$.format_version", {"format_version": "1"}, "'1'"),
         ("$.format_version", {"format_version": True}, "True"),
         ("$.run", {"run": 4}, "not a text"),
+        ("$.run", {"run": " "}, "is empty"),
+        ("$.head[1].name", {"head": [{"name": "w"}, {"name": "w", "channel_axis": 1}]}, "listed before"),
         ("$.iteration", {"iteration": "1820500"}, "not an integer"),
         ("$.iteration", {"iteration": True}, "not an integer"),
         ("$.iteration", {"iteration": -1}, "less than 0"),
@@ -172,6 +174,18 @@ def test_a_number_that_is_not_finite_is_refused_anywhere(number: str, field: str
     value = {"name": "n", "arguments": {"a": [1, 7777]}} if field == "architecture" else [1, 2, 7777]
     text = document(**{field: value}).replace(b"7777", number.encode())
     assert any("finite" in problem or "not JSON" in problem for problem in problems(text).values())
+
+
+@pytest.mark.parametrize("depth", [500, 700, 900, 5000])
+def test_a_field_that_is_nested_too_deeply_is_refused_or_read(depth: int) -> None:
+    text = document(x=7777).replace(b"7777", b"[" * depth + b"]" * depth)
+    try:
+        read_manifest(text, "config.json")
+    except InvalidManifest as error:
+        refused = error
+    else:
+        return
+    assert "nested too deeply" in str(refused)
 
 
 @pytest.mark.parametrize(
@@ -263,8 +277,13 @@ def test_no_text_crashes_the_readers(text: bytes) -> None:
         (MANIFEST.to_json().encode(), True),
         (document(format_version=3), True),
         (b'{"model_type": "vit", "architectures": ["ViT"]}', False),
-        (b"not json", False),
-        (b"[1]", False),
+        (b"{}", False),
+        (b'{"channels": 3}', False),
+        (document(format_version=None), True),
+        (MANIFEST.to_json().encode()[:-5], True),
+        (b"", True),
+        (b"not json", True),
+        (b"[1]", True),
     ],
 )
 def test_other_tools_configurations_are_told_apart(text: bytes, expected: bool) -> None:

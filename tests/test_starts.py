@@ -18,7 +18,6 @@ from cosemzoo.errors import (
     CriterionNotFound,
     IntegrityError,
     InvalidHead,
-    InvalidManifest,
     InvalidReference,
     PartialLoad,
     RunNotFound,
@@ -172,10 +171,41 @@ def test_a_task_config_without_channels_is_none(store: FolderStore) -> None:
     assert Start(config, store=store).channels is None
 
 
-def test_task_channels_that_contradict_the_tensors_are_refused(store: FolderStore) -> None:
+def test_task_channels_that_do_not_fit_the_tensors_are_said_and_not_used(
+    store: FolderStore, caplog: pytest.LogCaptureFixture
+) -> None:
     start = Start({"run": "plain", "task_config": {"channels": ["ecs", "mito"]}}, store=store)
-    with pytest.raises(InvalidManifest, match="has 3 slices along axis 0"):
-        start.check()
+    assert start.checkpoint.manifest is None
+    assert "does not fit the channels" in caplog.text
+
+
+def test_task_channels_that_the_manifest_contradicts_are_refused(store: FolderStore) -> None:
+    given = {"run": "setup04", "criterion": 1820500, "task_config": {"channels": [*reversed(LABELS)]}}
+    with pytest.raises(InvalidHead, match="manifest says"):
+        Start(given, store=store).check()
+
+
+def test_task_channels_without_a_kind_fit_any_kind(store: FolderStore) -> None:
+    start = Start({"run": "plain", "task_config": {"channels": list(LABELS)}}, store=store)
+    plan = start.plan(Net(), [(label, "distance") for label in reversed(LABELS)])
+    assert [row.source_row for row in plan.channels] == [2, 1, 0]
+
+
+def test_a_resolved_checkpoint_is_a_start(store: FolderStore) -> None:
+    checkpoint = store.resolve("setup04@1820500")
+    assert CosemStart(checkpoint, store=store).checkpoint is checkpoint
+
+
+def test_a_folder_has_no_other_criterion(tmp_path: Path) -> None:
+    assert Start({"run": str(tmp_path), "criterion": "best"}).reference.run == str(tmp_path)
+    with pytest.raises(InvalidReference, match="has no criteria"):
+        Start({"run": str(tmp_path), "criterion": "1820500"})
+
+
+def test_a_folder_store_stays_in_its_folder(store: FolderStore, tmp_path: Path) -> None:
+    for outside in (tmp_path, "./run", "/run"):
+        with pytest.raises(InvalidReference, match="not for a folder"):
+            store.resolve(outside)
 
 
 def test_task_channels_that_are_no_list_are_refused() -> None:
@@ -203,10 +233,9 @@ def test_the_report_is_that_of_the_last_load(store: FolderStore) -> None:
     assert start.report is not first
     assert start.report is not None
     assert len(start.report.channels) == 4
-    kept = start.report
     with pytest.raises(StrictLoadFailed):
         start.initialize_weights(Net(4), strict="require")
-    assert start.report is kept
+    assert start.report is None
 
 
 def test_options_reach_the_load(store: FolderStore) -> None:

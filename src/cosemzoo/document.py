@@ -58,7 +58,10 @@ def read_document(record: type[Any], text: bytes) -> tuple[dict[str, Any], list[
     if not isinstance(document, dict):
         return {}, [("$", f"is {show(document)}, not an object")]
     problems = [("$", f"repeats the key {show(key)}") for _, key in decoded.repeated]
-    problems.extend(_number_problems(document, "$"))
+    try:
+        problems.extend(_number_problems(document, "$"))
+    except RecursionError:
+        return {}, [("$", "is nested too deeply")]
     values: dict[str, Any] = {}
     known = _fields_of(record)
     for name, field in known.items():

@@ -4,6 +4,7 @@ All derive from `CosemZooError`. Each keeps what it knows in attributes and says
 asked, what was found, what to type next.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,8 +22,9 @@ def listing(items: Iterable[str], *, shown: int = _SHOWN) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest known word, or nothing."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    spelt = {other.casefold(): other for other in known}
+    near = get_close_matches(word.casefold(), spelt, n=1, cutoff=0.6)
+    return f" Did you mean {spelt[near[0]]!r}?" if near else ""
 
 
 class CosemZooError(Exception):
@@ -97,6 +99,26 @@ class NamespaceMissing(CosemZooError, LookupError):
 # --- where it should come from -----------------------------------------------------------------------------
 
 
+def without_credentials(text: str) -> str:
+    """Leave ``user:password@`` out of every address in a text."""
+    return re.sub(r"://[^/?#\s]*@", "://", text)
+
+
+class InvalidSetting(CosemZooError, ValueError):
+    """A setting (endpoint, namespace, token, a folder) that cannot be used.
+
+    Attributes
+    ----------
+    setting : str
+    problem : str
+        Why it cannot be used; never a token.
+    """
+
+    def __init__(self, setting: str, problem: str, advice: str) -> None:
+        self.setting, self.problem = setting, without_credentials(problem)
+        super().__init__(f"the {setting} that is set cannot be used: {self.problem}. {advice}")
+
+
 class RunNotFound(CosemZooError, LookupError):
     """There is no such run (repository, or folder of the local zoo) that this caller may see.
 
@@ -108,8 +130,8 @@ class RunNotFound(CosemZooError, LookupError):
     """
 
     def __init__(self, reference: str, where: str, hint: str) -> None:
-        self.reference, self.where = reference, where
-        super().__init__(f"{reference}: found no {where}. {hint}")
+        self.reference, self.where = reference, without_credentials(where)
+        super().__init__(f"{reference}: found no {self.where}. {hint}")
 
 
 class CriterionNotFound(CosemZooError, LookupError):
@@ -145,7 +167,7 @@ class AccessDenied(CosemZooError, PermissionError):
     def __init__(self, reference: str, repository: str, url: str, *, gated: bool) -> None:
         self.reference, self.repository, self.gated = reference, repository, gated
         found = "is gated" if gated else "may not be read with the present token"
-        step = f"Ask for access at {url}, then run" if gated else "Run"
+        step = f"Ask for access at {without_credentials(url)}, then run" if gated else "Run"
         super().__init__(f"{reference}: {repository} {found}. {step} `hf auth login` (or set HF_TOKEN).")
 
 
@@ -162,9 +184,10 @@ class HubUnavailable(CosemZooError, ConnectionError):
     """
 
     def __init__(self, reference: str, endpoint: str, reason: str, status: int | None = None) -> None:
-        self.reference, self.endpoint, self.reason, self.status = reference, endpoint, reason, status
+        self.reference, self.endpoint = reference, without_credentials(endpoint)
+        self.reason, self.status = without_credentials(reason), status
         super().__init__(
-            f"{reference}: {endpoint} could not be asked ({reason}) and the cache does not hold it. "
+            f"{reference}: {self.endpoint} could not be asked ({self.reason}) and the cache does not hold it. "
             f"Where there is a network, run: cosemzoo fetch {reference}"
         )
 
@@ -258,9 +281,10 @@ class PublicationFailed(CosemZooError):
     """
 
     def __init__(self, reference: str, endpoint: str, reason: str, status: int | None = None) -> None:
-        self.reference, self.endpoint, self.reason, self.status = reference, endpoint, reason, status
+        self.reference, self.endpoint = reference, without_credentials(endpoint)
+        self.reason, self.status = without_credentials(reason), status
         super().__init__(
-            f"{reference} was not published: {endpoint} did not take it ({reason}). "
+            f"{reference} was not published: {self.endpoint} did not take it ({self.reason}). "
             "Publish it again: what has arrived is not sent twice."
         )
 
@@ -279,6 +303,24 @@ class CacheNotWritable(CosemZooError, PermissionError):
         super().__init__(
             f"{reference}: must be downloaded, but the cache {cache_dir} cannot be written ({reason}). "
             "Choose another with Zoo(cache_dir=…), --cache-dir or HF_HUB_CACHE."
+        )
+
+
+class NotReadable(CosemZooError, PermissionError):
+    """Files on this machine, in the cache or in a folder, that cannot be read.
+
+    Attributes
+    ----------
+    reference : str
+    path : str
+    """
+
+    def __init__(self, reference: str, path: str, reason: str) -> None:
+        self.reference, self.path = reference, path
+        super().__init__(
+            f"{reference}: {path} cannot be read ({reason}). "
+            "Ask its owner for the right to read it (chmod -R a+rX), or choose another cache with "
+            "Zoo(cache_dir=…), --cache-dir or HF_HUB_CACHE."
         )
 
 
@@ -372,13 +414,16 @@ class WeightsNotFound(CosemZooError, FileNotFoundError):
     ----------
     reference : str
     where : str
+    others : tuple of str
+        The safetensors files of other names that are there.
     """
 
-    def __init__(self, reference: str, where: str) -> None:
-        self.reference, self.where = reference, where
+    def __init__(self, reference: str, where: str, others: Sequence[str] = ()) -> None:
+        self.reference, self.where, self.others = reference, where, tuple(others)
+        named = f"It holds {', '.join(others)}: name the weights model.safetensors. " if others else ""
         super().__init__(
             f"{reference}: {where} holds neither model.safetensors nor model.safetensors.index.json. "
-            "Pickled weights (.pt, .pth, .bin) are not read; convert them to safetensors first."
+            f"{named}Pickled weights (.pt, .pth, .bin) are not read; convert them to safetensors first."
         )
 
 
@@ -396,6 +441,20 @@ class InvalidHead(CosemZooError, ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__(f"the head asked for does not fit; nothing was changed:{listing(self.problems)}")
+
+
+class InvalidOption(CosemZooError, ValueError):
+    """An option of a load that has none of its allowed values.
+
+    Attributes
+    ----------
+    option : str
+    value : object
+    """
+
+    def __init__(self, option: str, value: object, allowed: str) -> None:
+        self.option, self.value = option, value
+        super().__init__(f"{option} is {value!r}; it is {allowed}. Nothing was changed.")
 
 
 class StrictLoadFailed(CosemZooError):
@@ -428,9 +487,9 @@ class CoverageTooLow(CosemZooError):
     def __init__(self, reference: str, coverage: float, required: float, details: str) -> None:
         self.reference, self.coverage, self.required = reference, coverage, required
         found = (
-            "has nothing in common with the model"
+            "has nothing in common with the model's backbone"
             if coverage == 0
-            else f"would fill only {coverage:.1%} of it"
+            else f"would fill only {coverage:.2%} of it"
         )
         super().__init__(
             f"{reference} {found} (at least {required:.0%} of the backbone is required); "

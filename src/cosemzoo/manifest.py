@@ -279,12 +279,20 @@ def read_index(text: bytes, source: str) -> Index:
 
 
 def is_manifest(text: bytes) -> bool:
-    """Whether a `config.json` means to be a manifest, not some other tool's configuration."""
+    """Whether a `config.json` means to be a manifest, not some other tool's configuration.
+
+    What is damaged or malformed counts as one: it is refused when it is read, not passed over.
+    """
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and {"format_version", "channels"} <= set(document)
+        return True
+    ours = (
+        "format_version" in document or {"channels", "head"} <= set(document)
+        if isinstance(document, dict)
+        else True
+    )
+    return bool(ours)
 
 
 def check_manifest(manifest: Manifest, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
@@ -301,6 +309,13 @@ def check_manifest(manifest: Manifest, shapes: Mapping[str, tuple[int, ...]], so
 
 
 def _manifest_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if not values.get("run", "x").strip():
+        yield "$.run", "is empty"
+    listed: set[str] = set()
+    for i, tensor in enumerate(values.get("head", ())):
+        if tensor.name in listed:
+            yield f"$.head[{i}].name", f"{tensor.name} is listed before"
+        listed.add(tensor.name)
     seen: dict[tuple[str, str], int] = {}
     for i, channel in enumerate(values.get("channels", ())):
         first = seen.setdefault((channel.label, channel.kind), i)

@@ -138,7 +138,8 @@ def plan_load(
     new_head : sequence of labels or (label, kind), mapping new → old, or None
         The channels of the model's head, in the order of its rows. A mapping says which of the checkpoint's
         channels each takes (None: keep the model's own values). None: they are unknown; equal row counts are
-        copied by position and reported as assumed, unequal ones are kept.
+        copied by position and reported as assumed, unequal ones are kept. A model with several heads gives
+        the channels of all of them, in the order of its state dict.
     head : str, sequence of str, or mapping, optional
         The module that is the model's head, where its name is not the checkpoint's.
     strict : {"auto", "require", "never"}
@@ -157,9 +158,9 @@ def plan_load(
     CosemZooError
         As `resolve`.
     """
-    checkpoint = resolve(reference, zoo=zoo)
+    held = read_model(model)
     options = LoadOptions(head=head, strict=strict, min_coverage=min_coverage)
-    return _plan(read_model(model), checkpoint, new_head, options)
+    return _plan(held, resolve(reference, zoo=zoo), new_head, options)
 
 
 def load_into(
@@ -203,20 +204,26 @@ def load_into(
     -----
     After any error the model is bit for bit as it was.
     """
-    zoo = _or_default(zoo)
+    options = LoadOptions(head=head, strict=strict, min_coverage=min_coverage)
+    return load_checkpoint(model, reference, new_head, options, _or_default(zoo))
+
+
+def load_checkpoint(
+    model: nn.Module, reference: ReferenceLike, new_head: NewHead, options: LoadOptions, zoo: WeightsStore
+) -> LoadReport:
+    """Load as `load_into` does; its warning points at the caller of the caller."""
+    held = read_model(model)
     checkpoint = resolve(reference, zoo=zoo)
     began = time.perf_counter()
-    held = read_model(model)
-    options = LoadOptions(head=head, strict=strict, min_coverage=min_coverage)
     plan = _plan(held, checkpoint, new_head, options)
     plan.check()
     planned = time.perf_counter()
     paths = zoo.fetch(checkpoint)
     fetched = time.perf_counter()
     weights = MappedWeights(checkpoint.weights, paths)
-    if plan.outcome == "partial":
+    if plan.differences:
         # Before the commit: where warnings are errors, it must leave the model as it was.
-        warnings.warn(_what_is_partial(plan), PartialLoad, stacklevel=2)
+        warnings.warn(_what_is_partial(plan), PartialLoad, stacklevel=3)
     if plan.assumed:
         _logger.warning(
             "%s: %d head rows copied by position, the model's labels being unknown; say them with new_head",
@@ -255,4 +262,6 @@ def _what_is_partial(plan: LoadPlan) -> str:
     counts += [f"{len(plan.missing)} tensors missing"] if plan.missing else []
     counts += [f"{len(plan.mismatched)} mismatched"] if plan.mismatched else []
     counts += [f"{len(plan.unused)} unused"] if plan.unused else []
-    return f"{plan.reference} is loaded in part: {', '.join(counts)}; the report has each of them"
+    labels = ", ".join(f"{row.label} ({row.reason})" for row in kept if row.label)
+    said = f"; kept: {labels}" if labels else ""
+    return f"{plan.reference} is loaded in part: {', '.join(counts)}{said}; the report has each of them"

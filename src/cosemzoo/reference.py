@@ -134,7 +134,9 @@ def parse_reference(text: "str | os.PathLike[str] | Reference") -> Reference:
     name, at, after = text.removeprefix(prefix).partition("@")
     criterion = after if at else None
     if ":" in name:
-        raise InvalidReference(text, "the only prefixes are hf:// and local:")
+        raise InvalidReference(
+            text, "the only prefixes are hf:// and local:", _without_prefix(name, criterion)
+        )
     if criterion is not None:
         problem, suggestion = _criterion_problem(criterion)
         if problem:
@@ -230,9 +232,20 @@ def _folder(path: str) -> Reference:
 
 def _older_spelling(first: str, rest: str) -> str | None:
     """Give `run@criterion` where the text is DaCapo's `run/criterion`, not a repository."""
-    if first in known_runs() or "/" in rest or is_iteration(rest):
+    if rest and (first in known_runs() or is_iteration(rest)):
         return f"{first}@{rest}"
     return None
+
+
+def _without_prefix(name: str, criterion: str | None) -> str | None:
+    """Give what was probably meant by a web address (`hf://namespace/repo`) or by `run:criterion`."""
+    address = re.fullmatch(r"https?://[^/]+/([^/]+/[^/]+)/?", name)
+    if address:
+        return _HUB + address[1]
+    run, _, rest = name.partition(":")
+    return (
+        f"{run}@{rest}" if criterion is None and _NAME.match(run) and rest and "/" not in run + rest else None
+    )
 
 
 def _check_outside(text: str) -> None:
@@ -251,8 +264,11 @@ def _check_names(text: str, parts: list[str], explicit: str) -> None:
         raise InvalidReference(
             text, "local: is followed by one run", f"{_LOCAL}{parts[0]}@{'/'.join(parts[1:])}"
         )
+    if not parts[-1] and len(parts) > 1:
+        raise InvalidReference(text, "it ends with '/'", text.rstrip("/"))
     if len(parts) > 2:
-        raise InvalidReference(text, "a repository is namespace/repo")
+        problem = "a repository is namespace/repo, a criterion comes after '@', and a folder starts with './'"
+        raise InvalidReference(text, problem, f"./{text}")
     for part in parts:
         if not _NAME.match(part) or part.endswith(".git"):
             raise InvalidReference(text, f"the name {part!r} is not {_NAME_RULE}, at most 96 characters")

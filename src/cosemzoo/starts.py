@@ -3,6 +3,7 @@
 A start is a named checkpoint and the promise to fill a model from it. Making one parses, no more.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,19 +12,19 @@ from typing import Any, ClassVar, TypeVar, Unpack
 import attrs
 from torch import nn
 
-from cosemzoo.errors import InvalidReference
-from cosemzoo.loading.labels import NewHead, WantedChannel, parse_new_head
+from cosemzoo.errors import InvalidHead, InvalidManifest, InvalidReference
+from cosemzoo.loading.labels import UNKNOWN_KIND, NewHead, WantedChannel, parse_new_head
+from cosemzoo.loading.layouts import HEAD_PREFIX, detect_layout, wrapper_prefix
 from cosemzoo.loading.plan import LoadPlan
 from cosemzoo.loading.report import LoadReport
 from cosemzoo.manifest import Channel, HeadTensor, Manifest, check_manifest
-from cosemzoo.models import LoadOptions, WeightsStore, load_into, plan_load
+from cosemzoo.models import LoadOptions, WeightsStore, load_checkpoint, plan_load
 from cosemzoo.reference import DEFAULT_CRITERION, Reference, parse_reference
 from cosemzoo.zoo import Checkpoint, Zoo
 
 _M = TypeVar("_M", bound=nn.Module)
 
-# The names of a head in DaCapo's networks, for checkpoints that say no more than their channels.
-_DACAPO_HEAD = ("prediction_head.weight", "prediction_head.bias", "chain.1.weight", "chain.1.bias")
+_logger = logging.getLogger("cosemzoo")
 
 
 class FolderStore:
@@ -48,6 +49,8 @@ class FolderStore:
             If it cannot be trusted.
         """
         parsed = parse_reference(reference)
+        if parsed.place == "folder":
+            raise InvalidReference(parsed.run, "a FolderStore is asked for run@criterion, not for a folder")
         return self._zoo.resolve(attrs.evolve(parsed, place="local", namespace=None))
 
     def fetch(self, checkpoint: Checkpoint) -> Mapping[str, Path]:
@@ -61,8 +64,9 @@ class Start:
     Parameters
     ----------
     start_config : str, os.PathLike, StartConfig, or mapping
-        A reference (``run@criterion``), an object with ``run`` and ``criterion``, or a mapping with these
-        keys. ``start_config.task_config.channels``, where present, are the labels of the checkpoint's head.
+        A reference (``run@criterion``), a resolved `Checkpoint`, an object with ``run`` and ``criterion``,
+        or a mapping with these keys. ``start_config.task_config.channels``, where present, are the labels of
+        the checkpoint's head.
     store : WeightsStore, optional
         Where the checkpoint is; by default the Hub, as `Zoo()` finds it.
 
@@ -91,7 +95,7 @@ class Start:
         task_config = _member(start_config, "task_config")
         given = None if task_config is None else _member(task_config, "channels")
         self._given_channels = parse_new_head(given)
-        self._checkpoint: Checkpoint | None = None
+        self._checkpoint = start_config if isinstance(start_config, Checkpoint) else None
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -104,9 +108,8 @@ class Start:
         """
         if self._checkpoint is None:
             checkpoint = self._store.resolve(self.reference)
-            if checkpoint.manifest is None and self._given_channels is not None:
-                manifest = _manifest_of(self.run, self._given_channels, checkpoint)
-                checkpoint = attrs.evolve(checkpoint, manifest=manifest)
+            if self._given_channels is not None:
+                checkpoint = _with_channels(checkpoint, self.run, self._given_channels)
             self._checkpoint = checkpoint
         return self._checkpoint
 
@@ -114,7 +117,7 @@ class Start:
     def channels(self) -> list[str] | None:
         """The labels of the checkpoint's head, once each, in the order of its rows; None if unknown."""
         if self._given_channels is not None:
-            return [channel.label for channel in self._given_channels]
+            return list(dict.fromkeys(channel.label for channel in self._given_channels))
         manifest = self.checkpoint.manifest
         return None if manifest is None else list(manifest.labels)
 
@@ -161,13 +164,8 @@ class Start:
         torch.nn.Module
             The same model.
         """
-        self.report = load_into(
-            model,
-            self.checkpoint,
-            new_head=new_head,
-            zoo=self._store,
-            **options,
-        )
+        self.report = None
+        self.report = load_checkpoint(model, self.checkpoint, new_head, options, self._store)
         return model
 
     def __repr__(self) -> str:
@@ -184,6 +182,10 @@ class CosemStart(Start):
     >>> start.name
     'setup04/1820500'
     """
+
+
+def _criterion_text(criterion: object) -> str:
+    return DEFAULT_CRITERION if criterion is None else str(criterion)
 
 
 @attrs.define
@@ -203,7 +205,7 @@ class StartConfig:
     run: str = attrs.field(metadata={"help_text": "The run to use as a starting point."})
     criterion: str = attrs.field(
         default=DEFAULT_CRITERION,
-        converter=str,
+        converter=_criterion_text,
         metadata={"help_text": "The criterion for choosing weights from the run."},
     )
 
@@ -227,6 +229,8 @@ def _member(config: Any, name: str) -> Any:
 
 
 def _reference_of(start_config: Any) -> Reference:
+    if isinstance(start_config, Checkpoint):
+        return start_config.reference
     if isinstance(start_config, (str, os.PathLike, Reference)):
         return parse_reference(start_config)
     run, criterion = _member(start_config, "run"), _member(start_config, "criterion")
@@ -234,20 +238,55 @@ def _reference_of(start_config: Any) -> Reference:
         problem = "a start is a reference, or a config with a run and a criterion"
         raise InvalidReference(repr(start_config), problem)
     parsed = parse_reference(run)
-    if criterion is None or parsed.place == "folder":
+    if criterion is None or (parsed.place == "folder" and criterion == DEFAULT_CRITERION):
         return parsed
+    if parsed.place == "folder":
+        raise InvalidReference(
+            f"{run}@{criterion}", "a folder is one checkpoint and has no criteria", str(parsed)
+        )
     if parsed.criterion is not None:
         raise InvalidReference(f"{run}@{criterion}", "run names a criterion already", str(parsed))
     return parse_reference(f"{parsed}@{criterion}")
 
 
-def _manifest_of(run: str, given: Sequence[WantedChannel], checkpoint: Checkpoint) -> Manifest:
-    """Describe a checkpoint that does not describe itself, whose labels its config gives."""
-    names = {*checkpoint.weights.tensors, *checkpoint.weights.aliases}
-    head = tuple(HeadTensor(name) for name in _DACAPO_HEAD if name in names)
-    channels = tuple(Channel(one.label, one.kind or "prediction") for one in given)
-    manifest = Manifest(run=run, channels=channels, head=head)
+def _with_channels(checkpoint: Checkpoint, run: str, given: Sequence[WantedChannel]) -> Checkpoint:
+    """Give a checkpoint the labels that its config says it has, if it does not say them itself.
+
+    Raises
+    ------
+    InvalidHead
+        If it says others.
+    """
+    labels = list(dict.fromkeys(channel.label for channel in given))
+    if checkpoint.manifest is not None:
+        said = list(checkpoint.manifest.labels)
+        if said != labels:
+            raise InvalidHead(
+                [f"task_config.channels is {labels}, but the checkpoint's manifest says {said}"]
+            )
+        return checkpoint
+    manifest = _manifest_of(run, given, checkpoint)
+    if manifest is None:
+        _logger.warning("%s: its head does not fit the channels %s: they are not used", run, labels)
+        return checkpoint
+    return attrs.evolve(checkpoint, manifest=manifest)
+
+
+def _manifest_of(run: str, given: Sequence[WantedChannel], checkpoint: Checkpoint) -> Manifest | None:
+    """Describe a checkpoint that does not describe itself; None where the labels do not fit its head."""
     shapes = {name: stored.entry.shape for name, stored in checkpoint.weights.tensors.items()}
     shapes |= {alias: shapes[name] for alias, name in checkpoint.weights.aliases.items()}
-    check_manifest(manifest, shapes, "task_config.channels")
+    wrapper = wrapper_prefix(shapes)
+    layout = detect_layout(name.removeprefix(wrapper) for name in shapes)
+    head = tuple(
+        HeadTensor(name)
+        for name in shapes
+        if layout.canonical(name.removeprefix(wrapper)).startswith(HEAD_PREFIX)
+    )
+    channels = tuple(Channel(one.label, one.kind or UNKNOWN_KIND) for one in given)
+    manifest = Manifest(run=run, channels=channels, head=head)
+    try:
+        check_manifest(manifest, shapes, run)
+    except InvalidManifest:
+        return None
     return manifest

@@ -273,7 +273,7 @@ def test_heads_that_a_mapping_leaves_out_are_found_by_name(save: Save, load: Loa
 def test_exchanged_heads_of_equal_size_are_exchanged(save: Save, load: Load) -> None:
     source, model = two(3, 3), two(3, 3)
     folder = save(source.state_dict(), list("abcdef"), TWO)
-    load(model, folder, new_head=list("abcdef"), head={"one": "two", "two": "one"})
+    load(model, folder, new_head=list("defabc"), head={"one": "two", "two": "one"})
     assert torch.equal(model.two.weight, source.one.weight)
     assert torch.equal(model.one.weight, source.two.weight)
 
@@ -361,9 +361,40 @@ def test_a_head_that_cannot_be_meant_is_refused(
     assert state_of(model) == before
 
 
-@pytest.mark.parametrize(
-    "head", [["one", "one"], {"one": "two", "two": "two"}, ["one", "one.weight"]], ids=str
-)
+def test_a_tensor_is_not_named_for_its_module(save: Save, load: Load) -> None:
+    with pytest.raises(InvalidHead, match=r"no module 'one\.weight'"):
+        load(two(3, 3), save(two(3, 3).state_dict(), list("abcdef"), TWO), head=["one.weight", "two"])
+
+
+def test_a_model_that_registers_its_heads_in_another_order_lists_them_in_that_order(
+    save: Save, load: Load
+) -> None:
+    source = two(3, 3)
+    model = Net(two=nn.Linear(4, 3), one=nn.Linear(4, 3))
+    load(model, save(source.state_dict(), list("abcdef"), TWO), new_head=list("fedcba"))
+    assert torch.equal(model.two.weight, source.two.weight.flip(0))
+    assert torch.equal(model.one.weight, source.one.weight.flip(0))
+
+
+def test_heads_of_the_same_channels_are_listed_once_or_each(save: Save, load: Load) -> None:
+    source, model = two(3, 3), two(3, 3)
+    folder = save(source.state_dict(), list("abc"), ["one.weight", "one.bias", "two.weight", "two.bias"])
+    load(model, folder, new_head=list("cba"))
+    assert torch.equal(model.one.weight, source.one.weight.flip(0))
+    assert torch.equal(model.two.weight, source.two.weight.flip(0))
+
+
+def test_a_weight_whose_channel_axis_is_not_told_is_refused(save: Save, load: Load) -> None:
+    source = Net(head=nn.Linear(3, 3))
+    with pytest.raises(InvalidHead, match="does not say which axis"):
+        load(
+            Net(head=nn.Linear(3, 3)),
+            save(source.state_dict(), list("abc"), ["head.bias"]),
+            new_head=list("cba"),
+        )
+
+
+@pytest.mark.parametrize("head", [["one", "one"], {"one": "two", "two": "two"}], ids=str)
 def test_one_module_is_not_two_heads(head: Any, save: Save, load: Load) -> None:
     with pytest.raises(InvalidHead, match=r"is named for two heads|are the same in the model"):
         load(two(3, 3), save(two(3, 3).state_dict(), list("abcdef"), TWO), head=head)

@@ -321,3 +321,14 @@ def test_the_source_is_not_kept_by_the_model(save: Save, load: Load) -> None:
     load(again, folder)
     assert equal(again, source)
     assert copy.deepcopy(again[0].weight).untyped_storage().nbytes() == source[0].weight.nbytes
+
+
+def test_a_model_on_meta_is_trainable_though_it_was_filled_in_inference_mode(save: Save, load: Load) -> None:
+    source = nn.Sequential(nn.Linear(2, 3))
+    folder = save(source.state_dict(), [], [])
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(2, 3))
+    with torch.inference_mode():
+        load(model, folder)
+    model(torch.ones(1, 2)).sum().backward()
+    assert model[0].weight.grad is not None

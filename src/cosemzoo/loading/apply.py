@@ -52,7 +52,9 @@ def apply_plan(plan: LoadPlan, held_tensors: Sequence[ModelTensor], weights: Map
     _check_equal(plan, weights)
     tensors = {held.names[0]: held.tensor for held in held_tensors if held.names}
     _check_conversions(plan, weights, tensors)
-    replacements = materialise(held_tensors, _filled_whole(plan))
+    # Parameters made in inference mode could never be trained.
+    with torch.inference_mode(mode=False):
+        replacements = materialise(held_tensors, _filled_whole(plan))
     tensors |= {made.held.names[0]: made.tensor for made in replacements if made.held.names}
     writes = [
         (_staged(source, target), target)

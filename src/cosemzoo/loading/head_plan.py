@@ -55,7 +55,8 @@ def plan_heads(
     heads : sequence of Head
         The model's heads, in the order in which `wanted` lists their rows.
     wanted : sequence of WantedChannel or None
-        None where the model's labels are unknown.
+        None where the model's labels are unknown. Heads of the same channels (a head spread over several
+        modules, auxiliary heads) may be listed once for all of them.
     channels : sequence of Channel
         All of the checkpoint's channels; empty where they are unknown.
     weights : WeightsTable
@@ -68,15 +69,15 @@ def plan_heads(
     problems = [head.problem for head in heads if head.problem and wanted is not None]
     if problems:
         raise InvalidHead(problems)
-    total = sum(head.rows for head in heads)
-    if wanted is not None and heads and len(wanted) != total:
+    shares = _shares(heads, wanted)
+    if shares is None:
         rows = " + ".join(f"{head.module or 'the head'} {head.rows}" for head in heads)
-        problems.append(f"new_head has {len(wanted)} channels, the model has {total} rows ({rows})")
-    plans, start = [], 0
-    for head in heads:
-        last = head is heads[-1]
-        mine = None if wanted is None else wanted[start : None if last else start + head.rows]
-        start += head.rows
+        total = sum(head.rows for head in heads)
+        problems.append(f"new_head has {len(wanted or ())} channels, the model has {total} rows ({rows})")
+        # What else is wrong with the labels is said as well.
+        shares = [wanted] if len(heads) == 1 else []
+    plans = []
+    for head, mine in zip(heads, shares, strict=False):
         try:
             plans.append(_plan_head(head, mine, channels, weights))
         except InvalidHead as error:
@@ -84,6 +85,25 @@ def plan_heads(
     if problems:
         raise InvalidHead(problems)
     return tuple(plans)
+
+
+def _shares(
+    heads: Sequence[Head], wanted: Sequence[WantedChannel] | None
+) -> list[Sequence[WantedChannel] | None] | None:
+    """Give each head its part of what is wanted; None where the numbers do not fit."""
+    if wanted is None or not heads:
+        return [None] * len(heads)
+    each = [head.rows for head in heads]
+    if len(wanted) == sum(each):
+        return [wanted[sum(each[:i]) : sum(each[: i + 1])] for i in range(len(each))]
+    spans: dict[tuple[range, int], Sequence[WantedChannel]] = {}
+    start = 0
+    for head in heads:
+        key = head.source_channels, head.rows
+        if key not in spans:
+            spans[key] = wanted[start : start + head.rows]
+            start += head.rows
+    return [spans[head.source_channels, head.rows] for head in heads] if len(wanted) == start else None
 
 
 def head_copies(plan: HeadPlan, pair: HeadTensorPair, weights: WeightsTable) -> list[Copy]:

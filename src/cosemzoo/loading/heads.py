@@ -80,7 +80,7 @@ def find_heads(
     Returns
     -------
     tuple of Head
-        In the order of the checkpoint's heads; no tensor is in two of them.
+        In the order of the model's state dict; no tensor is in two of them.
 
     Raises
     ------
@@ -105,7 +105,8 @@ def find_heads(
     problems = [one.problem for one in heads if one.problem]
     if problems and head is not None:
         raise InvalidHead(problems)
-    return tuple(heads)
+    order = {target.name: place for place, target in enumerate(targets)}
+    return tuple(sorted(heads, key=lambda one: min(order[pair.target.name] for pair in one.pairs)))
 
 
 def _source_heads(manifest: Manifest, weights: WeightsTable, pairing: Pairing) -> list[_SourceHead]:
@@ -138,7 +139,12 @@ def _complete(
         names = sorted(names_of.get(f"{module}.{leaf}", ()))
         for name in names[:1]:
             shape = weights.tensors[weights.aliases.get(name, name)].entry.shape
-            if shape.count(len(source.channels)) == 1:
+            if shape.count(len(source.channels)) > 1:
+                problem = (
+                    f"{name} {list(shape)} belongs to the head, but the manifest does not say which axis"
+                )
+                raise InvalidHead([f"{problem} counts its channels: ask the run's maintainers to amend it"])
+            if len(source.channels) in shape:
                 source.axes.update(dict.fromkeys(names, shape.index(len(source.channels))))
 
 
@@ -201,7 +207,8 @@ def _named_tensors(
 
 
 def _in_one_of(paths: set[str], name: str) -> bool:
-    return module_of(name) in paths or name in paths
+    # A tensor of the model itself is in no module: its name stands for it.
+    return module_of(name) in paths or (not module_of(name) and name in paths)
 
 
 def _pairs_by_name(

@@ -1,14 +1,16 @@
 """Which row of the checkpoint's head each row of the model's head takes: channels, matched by meaning."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from attrs import frozen
 
 from cosemzoo.errors import InvalidHead, did_you_mean
 from cosemzoo.manifest import Channel
 
-ChannelLike: TypeAlias = "str | tuple[str, str]"
+ChannelLike: TypeAlias = "str | tuple[str, str] | Channel"
+#: The kind of a channel of which only the label is known: it is any kind.
+UNKNOWN_KIND: Final = "unknown kind"
 #: What a caller may give as `new_head`: the channels of the model's head in the order of its rows, or a
 #: mapping of these to the checkpoint's channels (None: keep the model's own values), or None: unknown.
 NewHead: TypeAlias = "Iterable[ChannelLike] | Mapping[ChannelLike, ChannelLike | None] | None"
@@ -156,6 +158,8 @@ def _members(new_head: Iterable[Any]) -> Iterable[Any]:
 
 
 def _channel(value: Any) -> tuple[str, str | None]:
+    if isinstance(value, Channel):
+        return value.label, value.kind
     is_label = isinstance(value, str)
     is_pair = isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and len(value) == 2
     parts = [value] if is_label else list(value) if is_pair else []
@@ -167,7 +171,8 @@ def _channel(value: Any) -> tuple[str, str | None]:
 
 
 def _same(wanted: WantedChannel, offered: Channel) -> bool:
-    return wanted.label == offered.label and wanted.kind in (None, offered.kind)
+    kind_fits = wanted.kind in (None, offered.kind) or offered.kind == UNKNOWN_KIND
+    return wanted.label == offered.label and kind_fits
 
 
 def _repetitions(wanted: Sequence[WantedChannel]) -> list[str]:

@@ -12,7 +12,9 @@ from attrs import frozen
 
 #: What DistributedDataParallel and torch.compile put before every name.
 _WRAPPERS: Final = ("module.", "_orig_mod.")
-_BACKBONE, _HEAD = "backbone.", "prediction_head."
+_BACKBONE = "backbone."
+#: What the canonical names of a head start with.
+HEAD_PREFIX: Final = "prediction_head."
 
 
 @frozen
@@ -37,7 +39,7 @@ class Layout:
         prefix = self._prefix(name)
         if not prefix:
             return name
-        return (_BACKBONE if prefix in self.backbone else _HEAD) + name.removeprefix(prefix)
+        return (_BACKBONE if prefix in self.backbone else HEAD_PREFIX) + name.removeprefix(prefix)
 
     def fit(self, names: Iterable[str]) -> tuple[int, int]:
         """How many names lie under its prefixes, and how long these are: the larger, the better the fit."""
@@ -53,10 +55,10 @@ AS_IS: Final = Layout("as is", (), ())
 
 #: Every known naming scheme.
 LAYOUTS: Final = (
-    Layout("cellmap-models", (_BACKBONE,), (_HEAD,)),
-    Layout("cellmap-models before 2024-03", ("unet.",), (_HEAD,)),
-    Layout("dacapo 0.3", ("architecture.unet.", "chain.0.unet."), (_HEAD, "chain.1.")),
-    Layout("dacapo main", ("chain.0.",), (_HEAD, "chain.1.")),
+    Layout("cellmap-models", (_BACKBONE,), (HEAD_PREFIX,)),
+    Layout("cellmap-models before 2024-03", ("unet.",), (HEAD_PREFIX,)),
+    Layout("dacapo 0.3", ("architecture.unet.", "chain.0.unet."), (HEAD_PREFIX, "chain.1.")),
+    Layout("dacapo main", ("chain.0.",), (HEAD_PREFIX, "chain.1.")),
 )
 
 

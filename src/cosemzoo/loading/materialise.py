@@ -91,7 +91,8 @@ def _like(tensor: torch.Tensor) -> torch.Tensor:
 def _initialise(unfilled: Sequence[Replacement]) -> None:
     by_module: dict[nn.Module, list[tuple[Owner, Replacement]]] = {}
     for replacement in unfilled:
-        owner = replacement.held.owners[0]
+        owners = replacement.held.owners
+        owner = next((one for one in owners if hasattr(one.module, "reset_parameters")), owners[0])
         by_module.setdefault(owner.module, []).append((owner, replacement))
     left: list[tuple[str, str]] = []
     for module, members in by_module.items():
@@ -125,7 +126,10 @@ def _reset_copy(module: nn.Module) -> tuple[nn.Module | None, str]:
             new = _like(tensor)
             _mark(new)
             setattr(part, attribute, new)
-    twin.reset_parameters()  # type: ignore[operator]
+    try:
+        twin.reset_parameters()  # type: ignore[operator]
+    except Exception as error:  # noqa: BLE001 - somebody else's code may raise anything; the caller says it
+        return None, f"has a reset_parameters that fails ({error!r})"
     return twin, ""
 
 

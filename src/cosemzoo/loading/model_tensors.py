@@ -14,9 +14,8 @@ from cosemzoo.loading.pairing import TargetTensor
 
 _NAMES_OF_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
-# Identity of memory: storage, offset, shape, strides, dtype. A storage on `meta` has an identity, but no
-# address.
-_Memory = tuple[int, int, tuple[int, ...], tuple[int, ...], torch.dtype]
+# Where a tensor's memory is (space and byte), its shape, its strides, its dtype.
+_Memory = tuple[object, int, tuple[int, ...], tuple[int, ...], torch.dtype]
 
 
 @frozen(eq=False)
@@ -115,15 +114,19 @@ def _why_not_plain(tensor: torch.Tensor) -> str:
 
 def _memory(tensor: torch.Tensor) -> _Memory:
     # Of an empty tensor, only its holder is an identity.
-    place = id(tensor) if tensor.numel() == 0 else int(tensor.storage_offset())
+    space, start = (None, id(tensor)) if tensor.numel() == 0 else _place(tensor)
     # An axis of length one may have any stride: it is never stepped along.
     strides = tuple(s if n > 1 else 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    return _storage(tensor), place, tuple(tensor.shape), strides, tensor.dtype
+    return space, start, tuple(tensor.shape), strides, tensor.dtype
 
 
-def _storage(tensor: torch.Tensor) -> int:
-    identity: int = tensor.untyped_storage()._cdata  # noqa: SLF001 - the only one that a storage on `meta` has
-    return identity
+def _place(tensor: torch.Tensor) -> tuple[object, int]:
+    """Give the space that a tensor's memory lies in, and its first byte there."""
+    if tensor.device.type != "meta":
+        # Not the storage: two of them can lie over the same memory, such as a numpy array's.
+        return tensor.device, tensor.data_ptr()
+    storage = tensor.untyped_storage()._cdata  # noqa: SLF001 - all that identifies memory on `meta`
+    return storage, int(tensor.storage_offset()) * tensor.element_size()
 
 
 def _overlaps_itself(tensor: torch.Tensor) -> bool:
@@ -138,14 +141,14 @@ def _overlaps_itself(tensor: torch.Tensor) -> bool:
 
 def _overlaps(held: Sequence[ModelTensor]) -> Iterator[tuple[str, str]]:
     """Find tensors that share some of their memory, without being the same tensor."""
-    spans: dict[int, list[tuple[int, int, str]]] = {}
+    spans: dict[object, list[tuple[int, int, str]]] = {}
     for one in held:
         tensor = one.tensor
         if tensor.numel():
-            size, start = tensor.element_size(), int(tensor.storage_offset())
+            space, start = _place(tensor)
             reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-            span = start * size, (start + reach) * size, one.names[0]
-            spans.setdefault(_storage(tensor), []).append(span)
+            span = start, start + reach * tensor.element_size(), one.names[0]
+            spans.setdefault(space, []).append(span)
     for members in spans.values():
         members.sort()
         end, last = -1, ""

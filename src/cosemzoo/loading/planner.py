@@ -6,7 +6,7 @@ from typing import Any
 
 from cosemzoo.checkpoints.entries import TensorEntry
 from cosemzoo.checkpoints.shards import WeightsTable
-from cosemzoo.errors import InvalidHead
+from cosemzoo.errors import InvalidHead, InvalidOption
 from cosemzoo.loading.account import TensorRow, UnusedTensor
 from cosemzoo.loading.dtypes import why_not_convertible
 from cosemzoo.loading.head_plan import HeadPlan, head_copies, head_row, plan_heads
@@ -63,7 +63,7 @@ def make_plan(
         If `new_head` or `head` do not fit the model or the checkpoint.
     AliasConflict
         If names of one tensor have different shapes in the file.
-    ValueError
+    InvalidOption
         If `strict` or `min_coverage` is none of the values allowed.
     """
     _check_options(strict, min_coverage)
@@ -127,9 +127,9 @@ def make_plan(
 
 def _check_options(strict: str, min_coverage: float) -> None:
     if strict not in ("auto", "require", "never"):
-        raise ValueError(f'strict is {strict!r}; it is "auto", "require" or "never"')
-    if not 0 <= min_coverage <= 1:
-        raise ValueError(f"min_coverage is {min_coverage!r}; it is a fraction from 0 to 1")
+        raise InvalidOption("strict", strict, '"require" (all or nothing), "auto" or "never"')
+    if not isinstance(min_coverage, (int, float)) or not 0 <= min_coverage <= 1:
+        raise InvalidOption("min_coverage", min_coverage, "a fraction from 0 to 1")
 
 
 def _no_head(manifest: Manifest | None, targets: Sequence[TargetTensor], pairing: Pairing) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from io import StringIO
+from shutil import get_terminal_size
 
 from attrs import frozen
 
@@ -10,6 +11,7 @@ from cosemzoo.loading.account import Account, ChannelRow, TensorRow
 
 #: Rows of a table that are shown; a report's `to_dict` has them all.
 _SHOWN = 30
+_WIDEST = 110
 
 
 @frozen
@@ -28,7 +30,7 @@ def render_text(account: Account, heading: str) -> str:
     text = StringIO()
     console = Console(
         file=text,
-        width=110,
+        width=min(_WIDEST, get_terminal_size((_WIDEST, 24)).columns),
         color_system=None,
         highlight=False,
         markup=False,

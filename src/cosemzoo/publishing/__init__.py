@@ -1,5 +1,6 @@
 """Publishing runs on the Hub."""
 
 from cosemzoo.publishing.publish import publish
+from cosemzoo.publishing.refusals import DescriptionDiffers, PublicationRefused, WriteDenied
 
-__all__ = ["publish"]
+__all__ = ["DescriptionDiffers", "PublicationRefused", "WriteDenied", "publish"]

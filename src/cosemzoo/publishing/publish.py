@@ -4,44 +4,45 @@ A reader sees a run before or after, never between: the files are committed and 
 commit that moves the index is refused if main has moved. Publishing again after an interruption completes it.
 """
 
-import datetime
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
+from os import PathLike
 from typing import Final, TypeVar
 
-from attrs import evolve, frozen
+from attrs import evolve
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RevisionNotFoundError
 
 from cosemzoo._version import __version__
 from cosemzoo.checkpoints.shards import SUFFIX
-from cosemzoo.document import Commit, Sha256, Timestamp
 from cosemzoo.errors import (
+    AccessDenied,
     AlreadyPublished,
+    CosemZooError,
     HubUnavailable,
-    InvalidManifest,
-    InvalidReference,
     PublicationFailed,
+    RunNotFound,
 )
 from cosemzoo.manifest import INDEX_FILE, MANIFEST_FILE, Index, Release, read_index
-from cosemzoo.reference import Reference, check_criterion, parse_reference, tag_of
-from cosemzoo.zoo import Checkpoint, Zoo
+from cosemzoo.publishing.publication import CARD_FILE, Publication, differing_files, prepare
+from cosemzoo.publishing.refusals import DescriptionDiffers, PublicationRefused, WriteDenied
+from cosemzoo.reference import parse_reference, tag_of
+from cosemzoo.zoo import Zoo
 from cosemzoo.zoo.failures import Asked, hub_errors
 from cosemzoo.zoo.remote import RemoteRepository
-from cosemzoo.zoo.weights import SHARD_INDEX, SINGLE_FILE
+from cosemzoo.zoo.weights import SHARD_INDEX
 
-CARD_FILE: Final = "README.md"
 _BEST: Final = "best"
 _MAIN: Final = "main"
 _ATTEMPTS: Final = 5
+_NO_COMMIT: Final = "0" * 40
 
 _T = TypeVar("_T")
 _Operation = CommitOperationAdd | CommitOperationDelete
 
 
 def publish(
-    folder: Path,
+    folder: str | PathLike[str],
     reference: str,
     *,
     zoo: Zoo,
@@ -53,10 +54,11 @@ def publish(
 
     Parameters
     ----------
-    folder : Path
+    folder : str or os.PathLike
         Holds the weights, their manifest and, if the card is to change, a ``README.md``.
     reference : str
-        As what: ``run@criterion``; without a criterion, the manifest's iteration.
+        As what: ``run``, or ``run@iteration`` with the manifest's iteration; a name only where the manifest
+        gives no iteration.
     zoo : Zoo
         Says to which Hub, and with which token.
     aliases : sequence of str
@@ -69,12 +71,16 @@ def publish(
     Returns
     -------
     Release
-        What the index says of it; of the earlier publication, if these weights were already there.
+        What the index says of it; of the earlier publication, if the same files were already there.
 
     Raises
     ------
+    PublicationRefused
+        If folder, criterion, repository, aliases, date or card contradict each other or cannot be, or the
+        zoo is offline.
     AlreadyPublished
-        If the criterion was published before with other weights.
+        If the criterion was published before with other weights, or with the same and another manifest
+        (`DescriptionDiffers`); the card may change.
     InvalidReference, NamespaceMissing
         If `reference` is not a run on the Hub, or an alias cannot be one.
     InvalidManifest, InvalidSafetensors, WeightsNotFound, RunNotFound
@@ -82,76 +88,30 @@ def publish(
     InvalidIndex
         If the run's index is malformed, or would be with these aliases.
     AccessDenied
-        If the Hub does not know this caller as one who may.
+        If the Hub does not know this caller as one who may (`WriteDenied`), or as one who may read.
     PublicationFailed
         If the Hub refuses it for another reason, or cannot be reached.
+
+    Notes
+    -----
+    Weights go to the Hub by its LFS protocol, which every Hub has. Where ``hf_xet`` is installed, the client
+    says at each upload that it is not used; with ``HF_HUB_DISABLE_XET=1`` in the environment it does not.
     """
-    publication = _prepare(folder, parse_reference(reference), zoo, aliases, date)
+    publication = prepare(folder, parse_reference(reference), zoo, aliases, date)
     asked = Asked(str(publication.reference), publication.repository, zoo.endpoint, zoo.cache_dir)
     try:
         return _Publisher(asked, zoo.token, publication).publish(private=private)
+    except AccessDenied as error:
+        if error.gated:
+            raise
+        url = f"{asked.endpoint}/{asked.repository}"
+        raise WriteDenied(asked.reference, asked.repository, url) from error
     except HubUnavailable as error:
         raise PublicationFailed(asked.reference, asked.endpoint, error.reason, error.status) from error
 
 
-@frozen
-class _Publication:
-    reference: Reference
-    repository: str
-    run: str
-    criterion: str
-    aliases: tuple[str, ...]
-    checkpoint: Checkpoint
-    labels: tuple[str, ...]
-    date: str
-
-    @property
-    def folder(self) -> Path:
-        assert self.checkpoint.folder is not None
-        return self.checkpoint.folder
-
-    @property
-    def weights(self) -> dict[str, str]:
-        return {file.name: file.sha256 or "" for file in self.checkpoint.files}
-
-    @property
-    def files(self) -> list[str]:
-        index = [SHARD_INDEX] if SINGLE_FILE not in self.weights else []
-        return [MANIFEST_FILE, *index, *self.weights]
-
-    def release(self, commit: str) -> Release:
-        weights = {name: Sha256(digest) for name, digest in self.weights.items()}
-        return Release(commit=Commit(commit), weights=weights, labels=self.labels, date=Timestamp(self.date))
-
-
-def _prepare(
-    folder: Path, reference: Reference, zoo: Zoo, aliases: Sequence[str], date: str | None
-) -> _Publication:
-    if reference.place != "hub" or reference.commit is not None:
-        raise InvalidReference(str(reference), "it does not say as what to publish on the Hub")
-    checkpoint = zoo.resolve(Path(folder))
-    manifest = checkpoint.manifest
-    if manifest is None:
-        raise InvalidManifest(str(folder / MANIFEST_FILE), [("$", "is missing, or is not a manifest")])
-    criterion = reference.criterion
-    if criterion is None and manifest.iteration is not None:
-        criterion = str(manifest.iteration)
-    if criterion is None:
-        raise InvalidReference(str(reference), "neither it nor the manifest gives an iteration")
-    return _Publication(
-        reference=reference.at(criterion),
-        repository=zoo.repository_of(reference),
-        run=manifest.run,
-        criterion=criterion,
-        aliases=tuple(check_criterion(alias) for alias in aliases),
-        checkpoint=checkpoint,
-        labels=manifest.labels,
-        date=date or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
-
-
 class _Publisher:
-    def __init__(self, asked: Asked, token: str | bool | None, publication: _Publication) -> None:
+    def __init__(self, asked: Asked, token: str | bool | None, publication: Publication) -> None:
         self._asked = asked
         self._repository = asked.repository
         self._publication = publication
@@ -161,16 +121,33 @@ class _Publisher:
         )
 
     def publish(self, *, private: bool) -> Release:
-        with hub_errors(self._asked):
-            self._api.create_repo(self._repository, private=private, exist_ok=True)
-        head, index = self._read_main()
+        exists, index = self._index_before()
         known = index.criteria.get(self._publication.criterion)
-        # What can be refused is refused before anything is uploaded.
-        self._amended(index, known or self._publication.release(head))
+        # What can be refused is refused before anything is made or uploaded.
+        self._amended(index, known or self._publication.release(_NO_COMMIT))
         if known is not None:
-            self._check_same(known.weights)
+            self._check_same(known.commit, known.weights)
             return self._update_index(known)
+        if not exists:
+            self._create_repository(private=private)
         return self._update_index(self._publication.release(self._tagged() or self._commit_and_tag()))
+
+    def _index_before(self) -> tuple[bool, Index]:
+        """Tell whether the repository exists, and give its index."""
+        try:
+            return True, self._read_main()[1]
+        except RunNotFound:
+            return False, self._empty_index()
+
+    def _create_repository(self, *, private: bool) -> None:
+        # Not with the client's `exist_ok`: where the Hub refuses, it fails by its own for other endpoints.
+        try:
+            with hub_errors(self._asked):
+                self._api.create_repo(self._repository, private=private)
+        except HubUnavailable as error:
+            # Another publisher has made it meanwhile.
+            if error.status != 409:
+                raise
 
     # --- the iteration -------------------------------------------------------------------------------------
 
@@ -180,7 +157,7 @@ class _Publisher:
             commit = self._remote.look_up(tag_of(self._publication.criterion), INDEX_FILE).commit
         except RevisionNotFoundError:
             return None
-        self._check_same(self._weights_at(commit))
+        self._check_same(commit, self._weights_at(commit))
         return commit
 
     def _commit_and_tag(self) -> str:
@@ -205,8 +182,18 @@ class _Publisher:
         branch = f"publish-{tag}"
         with hub_errors(self._asked):
             self._api.create_branch(self._repository, branch=branch, revision=_MAIN, exist_ok=True)
-        yield branch
-        with hub_errors(self._asked):
+        try:
+            yield branch
+        except BaseException:
+            # Why it failed is said, not that the Hub would not clean up either.
+            with suppress(CosemZooError):
+                self._delete_branch(branch)
+            raise
+        self._delete_branch(branch)
+
+    def _delete_branch(self, branch: str) -> None:
+        # Another publisher of the same may have deleted it.
+        with suppress(RunNotFound, RevisionNotFoundError), hub_errors(self._asked):
             self._api.delete_branch(self._repository, branch=branch)
 
     # --- the index of criteria -----------------------------------------------------------------------------
@@ -220,7 +207,7 @@ class _Publisher:
             if card.is_file():
                 texts[CARD_FILE] = card.read_bytes()
             # Another publisher may have put the files of another iteration there.
-            files = _BEST in self._publication.aliases and self._weights_at(head) != release.weights
+            files = _BEST in self._publication.aliases and not self._is_at(head)
             if texts or files:
                 names = [self._publication.criterion, *self._publication.aliases]
                 self._commit(_MAIN, head, f"Publish {', '.join(names)}", texts, files=files)
@@ -230,6 +217,13 @@ class _Publisher:
 
     def _amended(self, index: Index, release: Release) -> Index:
         criterion = self._publication.criterion
+        if index.run != self._publication.run:
+            raise PublicationRefused(
+                self._asked.reference,
+                f"the folder's {MANIFEST_FILE} says run {self._publication.run!r}, "
+                f"but the repository {self._repository} holds the run {index.run!r}",
+                "Publish it to the repository of its own run.",
+            )
         aliases = dict.fromkeys(self._publication.aliases, criterion)
         amended = evolve(
             index,
@@ -241,9 +235,12 @@ class _Publisher:
     def _read_main(self) -> tuple[str, Index]:
         answer = self._remote.look_up(_MAIN, INDEX_FILE)
         if answer.etag is None:
-            return answer.commit, Index(run=self._publication.run, criteria={})
+            return answer.commit, self._empty_index()
         path = self._remote.download(answer.commit, INDEX_FILE)
         return answer.commit, read_index(path.read_bytes(), f"{self._repository}/{INDEX_FILE}")
+
+    def _empty_index(self) -> Index:
+        return Index(run=self._publication.run, criteria={})
 
     # --- commits -------------------------------------------------------------------------------------------
 
@@ -270,9 +267,19 @@ class _Publisher:
         files = self._remote.files(commit)
         return {name: file.sha256 for name, file in files.items() if name.endswith(SUFFIX)}
 
-    def _check_same(self, published: Mapping[str, str | None]) -> None:
+    def _is_at(self, commit: str) -> bool:
+        """Whether a commit has the checkpoint's files, and no other weights."""
+        files = self._remote.files(commit)
+        others = [name for name in files if _is_weights(name) and name not in self._publication.files]
+        return not others and not differing_files(self._publication, files)
+
+    def _check_same(self, commit: str, published: Mapping[str, str | None]) -> None:
+        reference = str(self._publication.reference)
         if published != self._publication.weights:
-            raise AlreadyPublished(str(self._publication.reference), published)
+            raise AlreadyPublished(reference, published)
+        different = differing_files(self._publication, self._remote.files(commit))
+        if different:
+            raise DescriptionDiffers(reference, published, commit, different)
 
 
 def _retried(step: Callable[[], _T]) -> _T:

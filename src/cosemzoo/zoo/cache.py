@@ -26,6 +26,7 @@ from cosemzoo.zoo.digests import (
     state_folder,
     write_record,
 )
+from cosemzoo.zoo.weights import SHARD_INDEX, SINGLE_FILE
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -47,8 +48,9 @@ class RepositoryCache:
         self._cache_dir = cache_dir
         self._repository = repository
         self.folder = cache_dir / repo_folder_name(repo_id=repository, repo_type="model")
-        own = state_folder() / sha256(os.fsencode(self.folder.absolute())).hexdigest()[:16]
-        self._places = (self.folder / ".cosemzoo", own)
+        own = state_folder()
+        name = sha256(os.fsencode(self.folder.absolute())).hexdigest()[:16]
+        self._places = (self.folder / ".cosemzoo", *([own / name] if own else []))
         self._memory = DigestMemory([place / "verified" for place in self._places])
 
     def ref(self, revision: str) -> str | None:
@@ -94,9 +96,10 @@ class RepositoryCache:
         """Give the published files of a commit as `remember_listing` recorded them."""
         for place in self._places:
             match read_record(place / "published" / f"{commit}.json"):
-                case {"files": list(files)}:
-                    with suppress(TypeError):
-                        return {file.name: file for file in (WeightsFile(**entry) for entry in files)}
+                case {"files": list(entries)}:
+                    files = {file.name: file for file in map(_recorded, entries) if file is not None}
+                    if len(files) == len(entries) and {SINGLE_FILE, SHARD_INDEX} & files.keys():
+                        return files
         return None
 
     def remember_listing(self, commit: str, files: Sequence[WeightsFile]) -> None:
@@ -141,6 +144,23 @@ class RepositoryCache:
         # A link left without its content would make `hf cache ls` call the cache corrupt.
         snapshots = self.folder / "snapshots"
         return [link for link in snapshots.rglob("*") if link.is_symlink() and link.resolve() == content]
+
+
+def _recorded(entry: object) -> WeightsFile | None:
+    """Give a file of a record; None for what `remember_listing` cannot have written."""
+    match entry:
+        case {
+            "name": str(name),
+            "size": int(size),
+            "sha256": (str() | None) as sha256,
+            "blob_id": (str() | None) as blob_id,
+        } if (
+            Path(name).name == name
+            and (sha256 is None or _SHA256.fullmatch(sha256))
+            and (blob_id is None or _COMMIT.fullmatch(blob_id))
+        ):
+            return WeightsFile(name, size, sha256, blob_id)
+    return None
 
 
 def _chain(path: Path) -> list[Path]:

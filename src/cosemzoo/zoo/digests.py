@@ -87,12 +87,13 @@ class DigestMemory:
         key : str
             Under which to remember it: a file name, one for each file.
         like : str, optional
-            As for `hash_file`.
+            The digest that is expected, if one is; it says the kind, as for `hash_file`.
         """
         state = FileState.of(path.stat())
         for place in self._places:
             digest = _recall(place / f"{key}.json", state)
-            if digest is not None and (like is None or len(like) == len(digest)):
+            # Another one than was published is not taken on the record's word: the file would be removed.
+            if digest is not None and like in {None, digest}:
                 return digest
         digest, state = hash_file(path, like)
         # The state is that of before reading: a file that was written to meanwhile no longer has it.
@@ -106,10 +107,14 @@ class DigestMemory:
                 return
 
 
-def state_folder() -> Path:
-    """Give the user's own folder for what is remembered where a cache cannot be written."""
+def state_folder() -> Path | None:
+    """Give the user's own folder for what is remembered where a cache cannot be written, if there is one."""
     home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "cosemzoo"
+    try:
+        return (Path(home) if home else Path.home() / ".local" / "state") / "cosemzoo"
+    except RuntimeError:
+        # A user without a home, as in a container: nothing is remembered but in the cache.
+        return None
 
 
 def write_record(path: Path, record: object) -> bool:
@@ -130,7 +135,7 @@ def read_record(path: Path) -> object:
     """Give what `write_record` wrote; None where there is nothing that can be read."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

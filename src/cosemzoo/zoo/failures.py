@@ -1,6 +1,7 @@
 """What the Hub's client raises, said as the errors of this package."""
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from cosemzoo.errors import (
     DiskFull,
     HubUnavailable,
     NotCached,
+    NotReadable,
     RunNotFound,
 )
 from cosemzoo.reference import known_runs
@@ -36,6 +38,8 @@ HTTPError: Final[type[BaseException]] = HfHubHTTPError.__bases__[0]
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # An answer that is not what a Hub sends: a portal's web page, another API.
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+# At least one of these is in every refusal of a Hub.
+_HUB_HEADERS = ("X-Error-Code", "X-Error-Message", "X-Repo-Commit")
 
 
 @frozen
@@ -73,13 +77,24 @@ def hub_errors(asked: Asked, size: int = 0) -> Iterator[None]:
         yield
     except (LocalEntryNotFoundError, RuntimeError) as error:
         # The client's own summary of a download or an upload; why it failed is its cause.
-        if error.__cause__ is None:
-            raise
-        raise _translate(asked, error.__cause__, size) from error
+        # What its Xet downloads raise has none.
+        raise _translate(asked, error.__cause__ or error, size) from error
     except (RevisionNotFoundError, EntryNotFoundError, CosemZooError):
         raise
-    except (HTTPError, OSError, *_UNREADABLE) as error:
+    except (HTTPError, OSError, ImportError, *_UNREADABLE) as error:
+        # A proxy can need a package that is not installed.
         raise _translate(asked, error, size) from error
+
+
+@contextmanager
+def read_errors(reference: str) -> Iterator[None]:
+    """Turn what the system says of files that cannot be read into `NotReadable`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, CosemZooError) or error.errno is None:
+            raise
+        raise NotReadable(reference, str(error.filename or "a file"), str(error.strerror)) from error
 
 
 def free_bytes(folder: Path) -> int:
@@ -95,18 +110,39 @@ def _translate(asked: Asked, error: BaseException, size: int) -> CosemZooError:
             return _refused(asked, error)
         case OfflineModeIsEnabled():
             return NotCached(asked.reference, asked.repository, str(asked.cache_dir))
-        case OSError() if error.errno in _NO_ROOM:
+        case OSError() | RuntimeError() if _is_no_room(error):
             free = free_bytes(asked.cache_dir)
             return DiskFull(asked.reference, str(asked.cache_dir), size, free)
-        case OSError() if error.errno is not None and not isinstance(error, ConnectionError | TimeoutError):
+        case OSError() if _is_of_cache(error, asked.cache_dir):
             return CacheNotWritable(asked.reference, str(asked.cache_dir), str(error))
         case _:
             # No answer, a short one (an OSError of the client's own), or one that no Hub gives.
             return _unavailable(asked, f"{type(error).__name__}: {error}")
 
 
+def _is_no_room(error: OSError | RuntimeError) -> bool:
+    # Xet says in words alone why it failed.
+    return error.errno in _NO_ROOM if isinstance(error, OSError) else "No space left" in str(error)
+
+
+def _is_of_cache(error: OSError, cache_dir: Path) -> bool:
+    """Whether an error is about a file of the cache, or a folder that the cache was to be made in."""
+    if error.errno is None or not isinstance(error.filename, str):
+        return False
+    path = Path(error.filename).absolute()
+    return any(path.is_relative_to(cache) or cache.is_relative_to(path) for cache in _names_of(cache_dir))
+
+
+def _names_of(folder: Path) -> tuple[Path, Path]:
+    return folder, Path(os.path.realpath(folder))
+
+
 def _refused(asked: Asked, error: HfHubHTTPError | LocalTokenNotFoundError) -> CosemZooError:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 401
+    headers = error.response.headers if isinstance(error, HfHubHTTPError) else _HUB_HEADERS
+    if status in {401, 403, 404} and not any(name in headers for name in _HUB_HEADERS):
+        reason = f"it answered {status} as no Hub does, so it is not a Hub: check HF_ENDPOINT"
+        return _unavailable(asked, reason, status)
     if isinstance(error, GatedRepoError):
         return _denied(asked, gated=True)
     if isinstance(error, RepositoryNotFoundError) or status == 404:

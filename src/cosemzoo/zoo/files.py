@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from cosemzoo.checkpoints.header import Header, read_header
 from cosemzoo.errors import DiskFull, IntegrityError, NotCached
@@ -10,6 +11,8 @@ from cosemzoo.zoo.checkpoint import WeightsFile
 from cosemzoo.zoo.digests import FileState, published_digest
 from cosemzoo.zoo.failures import Asked, free_bytes
 from cosemzoo.zoo.remote import RemoteRepository
+
+_REMOVED: Final = "It was removed."
 
 
 class VerifiedFiles:
@@ -80,6 +83,20 @@ class VerifiedFiles:
             raise self._corrupt(path, expected, found, "It was fetched again, was corrupt again and removed.")
         return self.verified(None, download, file, again=True)
 
+    def cached(self, path: Path) -> Path:
+        """Give the path of a cached file if the digest in its name is that of its content.
+
+        Raises
+        ------
+        IntegrityError
+            If it is damaged; it is removed.
+        """
+        expected = describe(path.name, path)
+        found = self._remove_damaged(path, expected)
+        if found is not None:
+            raise self._corrupt(path, expected, found, _REMOVED)
+        return path
+
     def header(self, commit: str, file: WeightsFile) -> Header:
         """Read the header of a weights file: from the file if it is cached, else from the Hub.
 
@@ -123,7 +140,7 @@ class VerifiedFiles:
             done = "It could not be removed: remove it yourself, or choose another cache (HF_HUB_CACHE)."
             raise self._corrupt(path, file, found, done)
         if self._remote is None:
-            raise self._corrupt(path, file, found, "It was removed.")
+            raise self._corrupt(path, file, found, _REMOVED)
         return found
 
     def _corrupt(self, path: Path, file: WeightsFile, found: str, done: str) -> IntegrityError:

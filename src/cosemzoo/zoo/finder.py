@@ -12,9 +12,13 @@ from cosemzoo.errors import (
     CacheNotWritable,
     ContradictoryPublication,
     CriterionNotFound,
+    IntegrityError,
+    InvalidIndex,
     InvalidManifest,
     InvalidSafetensors,
+    NotReadable,
     WeightsNotFound,
+    without_credentials,
 )
 from cosemzoo.manifest import (
     INDEX_FILE,
@@ -31,10 +35,10 @@ from cosemzoo.zoo.cache import RepositoryCache
 from cosemzoo.zoo.checkpoint import Checkpoint, WeightsFile
 from cosemzoo.zoo.criteria import choose, choose_commit, warn_of_yank
 from cosemzoo.zoo.digests import published_digest
-from cosemzoo.zoo.failures import Asked
+from cosemzoo.zoo.failures import Asked, read_errors
 from cosemzoo.zoo.files import VerifiedFiles
 from cosemzoo.zoo.remote import RemoteRepository
-from cosemzoo.zoo.weights import SHARD_INDEX, SINGLE_FILE, find_shards, read_table, shapes_of
+from cosemzoo.zoo.weights import SHARD_INDEX, SINGLE_FILE, find_shards, other_weights, read_table, shapes_of
 
 MAIN = "main"
 
@@ -90,7 +94,7 @@ class Finder:
 
     def _pin_commit(self, commit: str) -> _Pin:
         ask = self._remote is not None and not self._is_whole(commit)
-        index = self.index() if ask else self._cached_index()
+        index = self._readable(self.index if ask else self._cached_index)
         choice = choose_commit(index, commit) if index else None
         if choice is None:
             return _Pin(commit, commit, None)
@@ -120,7 +124,7 @@ class Finder:
     def _no_revision(self, revision: str) -> Exception:
         if self._remote is None:
             return self._open.not_cached(f"{self._asked.repository}@{revision}")
-        index = self._cached_index()
+        index = self._readable(self._cached_index)
         available = [*index.aliases, *index.criteria] if index else self._remote.revisions()
         return CriterionNotFound(self._asked.reference, revision, available)
 
@@ -143,9 +147,20 @@ class Finder:
         return self._read_index(self._open.verified(path, lambda: self._download_index(etag))), answer.commit
 
     def _cached_index(self) -> Index | None:
+        path = self._cached_index_file()
+        return None if path is None else self._read_index(self._open.cached(path))
+
+    def _cached_index_file(self) -> Path | None:
         main = self._cache.ref(MAIN)
-        path = self._cache.file(main, INDEX_FILE) if main else None
-        return None if path is None else self._read_index(path)
+        return self._cache.file(main, INDEX_FILE) if main else None
+
+    def _readable(self, read: Callable[[], Index | None]) -> Index | None:
+        """Give an index that is not needed: a commit means the same without it, or with a damaged one."""
+        try:
+            with read_errors(self._asked.reference):
+                return read()
+        except (InvalidIndex, IntegrityError, NotReadable):
+            return None
 
     def _read_index(self, path: Path) -> Index:
         return read_index(path.read_bytes(), f"{self._asked.repository}/{INDEX_FILE}")
@@ -167,7 +182,7 @@ class Finder:
         files = self._files(pin)
         source = f"{self._asked.repository}@{pin.criterion}"
         if not {SINGLE_FILE, SHARD_INDEX} & files.keys():
-            raise WeightsNotFound(self._asked.reference, source)
+            raise WeightsNotFound(self._asked.reference, source, other_weights(files))
 
         def read_text(name: str) -> bytes:
             return self._open.obtain(pin.commit, files[name]).read_bytes()
@@ -181,7 +196,7 @@ class Finder:
         checkpoint = Checkpoint(
             reference=reference,
             repository=self._asked.repository,
-            endpoint=self._asked.endpoint,
+            endpoint=without_credentials(self._asked.endpoint),
             commit=pin.commit,
             criterion=pin.criterion,
             manifest=_manifest(
@@ -250,7 +265,7 @@ class Finder:
     # --- what is remembered for answers without the Hub ----------------------------------------------------
 
     def _remember_name(self, checkpoint: Checkpoint, commit: str) -> None:
-        if checkpoint.criterion != commit and self._remote is not None and self._cached_index() is None:
+        if checkpoint.criterion != commit and self._remote and self._cached_index_file() is None:
             self._cache.remember_ref(checkpoint.criterion, commit)
 
     def _remember(self, checkpoint: Checkpoint, commit: str) -> None:

@@ -12,7 +12,7 @@ from cosemzoo.manifest import MANIFEST_FILE, Manifest, is_manifest, read_manifes
 from cosemzoo.reference import Reference, criterion_of, tag_of
 from cosemzoo.zoo.checkpoint import Checkpoint, WeightsFile
 from cosemzoo.zoo.digests import DigestMemory, state_folder
-from cosemzoo.zoo.weights import SHARD_INDEX, SINGLE_FILE, find_shards, read_table, shapes_of
+from cosemzoo.zoo.weights import SHARD_INDEX, SINGLE_FILE, find_shards, other_weights, read_table, shapes_of
 
 
 def resolve_folder(reference: Reference) -> Checkpoint:
@@ -26,6 +26,10 @@ def resolve_folder(reference: Reference) -> Checkpoint:
         If its files are no checkpoint.
     """
     folder = Path(reference.run).absolute()
+    if folder.is_file():
+        raise RunNotFound(
+            str(reference), f"folder {folder}", f"It is a file: give its folder, {folder.parent}."
+        )
     if not folder.is_dir():
         raise RunNotFound(str(reference), f"folder {folder}", "Check the path.")
     return _describe(reference, folder, folder.resolve().name)
@@ -82,7 +86,7 @@ def fetch_folder(checkpoint: Checkpoint) -> dict[str, Path]:
 def _describe(reference: Reference, folder: Path, criterion: str) -> Checkpoint:
     names = {path.name for path in folder.iterdir() if path.is_file()}
     if not {SINGLE_FILE, SHARD_INDEX} & names:
-        raise WeightsNotFound(str(reference), str(folder))
+        raise WeightsNotFound(str(reference), str(folder), other_weights(names))
     shards = find_shards(names, lambda name: (folder / name).read_bytes(), str(folder))
     weights = read_table(names, shards, lambda name: read_header(folder / name), str(folder))
     files = tuple(_published(folder, name) for name in weights.files)
@@ -105,9 +109,10 @@ def _manifest(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> Manifest |
 
 def _published(folder: Path, name: str) -> WeightsFile:
     # Folders are other people's: what is remembered of them is kept in the user's own state folder.
-    place = state_folder() / "folders" / sha256(fsencode(folder.resolve())).hexdigest()[:16]
+    own = state_folder()
+    places = [own / "folders" / sha256(fsencode(folder.resolve())).hexdigest()[:16]] if own else []
     path = folder / name
-    return WeightsFile(name, path.stat().st_size, sha256=DigestMemory([place]).digest_of(path, name))
+    return WeightsFile(name, path.stat().st_size, sha256=DigestMemory(places).digest_of(path, name))
 
 
 def _content_hash(files: tuple[WeightsFile, ...]) -> str | None:

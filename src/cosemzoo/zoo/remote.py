@@ -29,6 +29,7 @@ from cosemzoo.checkpoints.header import Header, header_length, parse_header
 from cosemzoo.errors import HubUnavailable
 from cosemzoo.zoo.checkpoint import WeightsFile
 from cosemzoo.zoo.failures import Asked, hub_errors
+from cosemzoo.zoo.settings import check_token
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 #: Bytes asked for first when reading a header: more than the header of nearly every model.
@@ -70,9 +71,6 @@ class RemoteRepository:
     def __init__(self, asked: Asked, token: str | bool | None) -> None:
         self._asked = asked
         self._token = token
-        self._api = HfApi(
-            endpoint=asked.endpoint, token=token, library_name="cosemzoo", library_version=__version__
-        )
 
     def look_up(self, revision: str, name: str) -> Answer:
         """Ask, with one request, what a revision and a file of it are now.
@@ -99,12 +97,17 @@ class RemoteRepository:
                 return Answer(self._checked(response.headers.get("X-Repo-Commit")), None)
             commit = self._checked(response.headers.get("X-Repo-Commit"))
             etag = response.headers.get("X-Linked-Etag") or response.headers.get("ETag") or ""
-            return Answer(commit, etag.removeprefix("W/").strip('"') or None)
+            etag = etag.removeprefix("W/").strip('"')
+            if not etag:
+                raise self._unavailable(
+                    "its answer has no ETag: it is not a Hub, or a proxy drops headers; check HF_ENDPOINT"
+                )
+            return Answer(commit, etag)
 
     def revisions(self) -> tuple[str, ...]:
         """Give the names of all branches and tags."""
         with hub_errors(self._asked):
-            refs = self._api.list_repo_refs(self._asked.repository)
+            refs = self._api().list_repo_refs(self._asked.repository)
         return tuple(ref.name for ref in [*refs.branches, *refs.tags])
 
     def files(self, commit: str) -> dict[str, WeightsFile]:
@@ -116,7 +119,7 @@ class RemoteRepository:
             If there is no such commit.
         """
         with hub_errors(self._asked):
-            entries = list(self._api.list_repo_tree(self._asked.repository, revision=commit))
+            entries = list(self._api().list_repo_tree(self._asked.repository, revision=commit))
         return {entry.path: _published(entry) for entry in entries if isinstance(entry, RepoFile)}
 
     def download(self, revision: str, name: str, size: int = 0) -> Path:
@@ -134,7 +137,7 @@ class RemoteRepository:
                 revision=revision,
                 cache_dir=self._asked.cache_dir,
                 endpoint=self._asked.endpoint,
-                token=self._token,
+                token=self._token_to_send() or False,
                 library_name="cosemzoo",
                 library_version=__version__,
             )
@@ -158,13 +161,13 @@ class RemoteRepository:
     def _read(self, commit: str, file: WeightsFile, start: int, end: int) -> bytes:
         if start == end:
             return b""
-        headers = self._headers() | {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+        part = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         with (
             hub_errors(self._asked),
             get_session().stream(
                 "GET",
                 self._url(commit, file.name),
-                headers=headers,
+                headers=self._headers() | part,
                 timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
                 follow_redirects=True,
             ) as response,
@@ -181,14 +184,27 @@ class RemoteRepository:
             raise self._unavailable(f"it sent {len(data)} bytes of {file.name}, not {skipped + end - start}")
         return bytes(data[skipped : skipped + end - start])
 
+    def _api(self) -> HfApi:
+        return HfApi(
+            endpoint=self._asked.endpoint,
+            token=self._token_to_send() or False,
+            library_name="cosemzoo",
+            library_version=__version__,
+        )
+
     def _url(self, revision: str, name: str) -> str:
         return hf_hub_url(self._asked.repository, name, revision=revision, endpoint=self._asked.endpoint)
 
     def _headers(self) -> dict[str, str]:
         client = f"hf_hub/{huggingface_hub.__version__}; python/{platform.python_version()}"
         headers = {"user-agent": f"cosemzoo/{__version__}; {client}"}
-        token = get_token_to_send(self._token)
+        token = self._token_to_send()
         return headers if token is None else headers | {"authorization": f"Bearer {token}"}
+
+    def _token_to_send(self) -> str | None:
+        token = get_token_to_send(self._token)
+        # The HTTP library prints a header that it cannot send, and so the token.
+        return None if token is None else check_token(token)
 
     def _checked(self, commit: str | None) -> str:
         if commit is None or not _COMMIT.fullmatch(commit):

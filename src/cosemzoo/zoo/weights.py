@@ -1,10 +1,10 @@
 """Which files of a checkpoint are its weights, and how their headers become one table."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from cosemzoo.checkpoints.header import Header
-from cosemzoo.checkpoints.shards import ShardIndex, WeightsTable, merge_headers, parse_shard_index
+from cosemzoo.checkpoints.shards import SUFFIX, ShardIndex, WeightsTable, merge_headers, parse_shard_index
 
 #: The weights in one file, and the index of weights in several; the first is read where there are both.
 SINGLE_FILE: Final = "model.safetensors"
@@ -25,6 +25,11 @@ def find_shards(names: Collection[str], read_text: ReadText, source: str) -> Sha
     if SINGLE_FILE in names or SHARD_INDEX not in names:
         return None
     return parse_shard_index(read_text(SHARD_INDEX), f"{source}/{SHARD_INDEX}")
+
+
+def other_weights(names: Iterable[str]) -> list[str]:
+    """Give those of the files `names` that hold weights under a name that is not looked for."""
+    return sorted(name for name in names if name.endswith(SUFFIX))
 
 
 def read_table(

@@ -8,15 +8,23 @@ from typing import TypeVar
 
 from huggingface_hub import constants
 
-from cosemzoo.errors import CriterionNotFound, HubUnavailable, NamespaceMissing, NotCached, StaleAnswer
+from cosemzoo.errors import (
+    CriterionNotFound,
+    HubUnavailable,
+    NamespaceMissing,
+    NotCached,
+    StaleAnswer,
+    without_credentials,
+)
 from cosemzoo.manifest import Index
 from cosemzoo.reference import Reference, known_runs, parse_reference
 from cosemzoo.zoo.cache import RepositoryCache
 from cosemzoo.zoo.checkpoint import Checkpoint
-from cosemzoo.zoo.failures import Asked
+from cosemzoo.zoo.failures import Asked, read_errors
 from cosemzoo.zoo.finder import Finder
 from cosemzoo.zoo.folders import fetch_folder, resolve_folder, resolve_local
 from cosemzoo.zoo.remote import RemoteRepository
+from cosemzoo.zoo.settings import check_endpoint, check_namespace, check_token, expanded
 
 _T = TypeVar("_T")
 
@@ -57,7 +65,7 @@ class Zoo:
         offline: bool | None = None,
         local_dir: Path | None = None,
     ) -> None:
-        self.token = token
+        self._token = token
         self._endpoint = endpoint
         self._namespace = namespace
         self._cache_dir = cache_dir
@@ -67,7 +75,12 @@ class Zoo:
     @property
     def endpoint(self) -> str:
         """The Hub's address."""
-        return (self._endpoint or constants.ENDPOINT).rstrip("/")
+        return check_endpoint(self._endpoint or constants.ENDPOINT)
+
+    @property
+    def token(self) -> str | bool | None:
+        """The token, None for the saved one, False for none."""
+        return check_token(self._token) if isinstance(self._token, str) else self._token
 
     @property
     def namespace(self) -> str | None:
@@ -77,7 +90,7 @@ class Zoo:
     @property
     def cache_dir(self) -> Path:
         """The cache of huggingface_hub."""
-        return Path(self._cache_dir or constants.HF_HUB_CACHE).expanduser().absolute()
+        return expanded(self._cache_dir or constants.HF_HUB_CACHE, "HF_HUB_CACHE").absolute()
 
     @property
     def offline(self) -> bool:
@@ -87,15 +100,15 @@ class Zoo:
     @property
     def local_dir(self) -> Path:
         """The local zoo."""
-        if self._local_dir or os.environ.get("COSEMZOO_LOCAL_DIR"):
-            return Path(self._local_dir or os.environ["COSEMZOO_LOCAL_DIR"]).expanduser()
-        data = os.environ.get("XDG_DATA_HOME")
-        return (Path(data) if data else Path.home() / ".local" / "share") / "cosemzoo" / "runs"
+        data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+        chosen = self._local_dir or os.environ.get("COSEMZOO_LOCAL_DIR")
+        return expanded(chosen or Path(data, "cosemzoo", "runs"), "COSEMZOO_LOCAL_DIR")
 
     def resolve(self, ref: str | os.PathLike[str] | Reference) -> Checkpoint:
         """Find a checkpoint and pin it, without downloading its weights.
 
-        A commit of which everything is cached costs no request, a name of which everything is cached one.
+        A commit of which everything is cached costs no request, a name of which everything is cached one; a
+        tag or a branch of an ordinary repository, which has no index of criteria, costs two.
 
         Parameters
         ----------
@@ -106,7 +119,7 @@ class Zoo:
         ------
         InvalidReference, NamespaceMissing, RunNotFound, CriterionNotFound, WeightsNotFound
             If there is nothing of that name.
-        AccessDenied, HubUnavailable, NotCached, CacheNotWritable, DiskFull
+        AccessDenied, HubUnavailable, NotCached, CacheNotWritable, NotReadable, DiskFull, InvalidSetting
             If it cannot be had.
         InvalidIndex, InvalidManifest, InvalidSafetensors, IntegrityError
             If what was found cannot be trusted.
@@ -119,10 +132,11 @@ class Zoo:
             If the Hub could not be asked and the answer is the cache's.
         """
         reference = parse_reference(ref)
-        if reference.place == "folder":
-            return resolve_folder(reference)
-        if reference.place == "local":
-            return resolve_local(reference, self.local_dir)
+        with read_errors(str(reference)):
+            if reference.place == "folder":
+                return resolve_folder(reference)
+            if reference.place == "local":
+                return resolve_local(reference, self.local_dir)
         return self._ask(reference, lambda finder: finder.resolve(reference))
 
     def fetch(self, ref: str | os.PathLike[str] | Reference | Checkpoint) -> dict[str, Path]:
@@ -131,7 +145,8 @@ class Zoo:
         Parameters
         ----------
         ref : str, os.PathLike, Reference or Checkpoint
-            A checkpoint is fetched as it was pinned; anything else is resolved first.
+            A checkpoint is fetched as it was pinned, from the Hub that it was found on (without the token, if
+            that is not this zoo's Hub); anything else is resolved first.
 
         Returns
         -------
@@ -144,11 +159,11 @@ class Zoo:
             As `resolve` does.
         """
         checkpoint = ref if isinstance(ref, Checkpoint) else self.resolve(ref)
-        if checkpoint.repository is None:
-            return fetch_folder(checkpoint)
-        return self._finder(checkpoint.reference, checkpoint.repository, offline=self.offline).fetch(
-            checkpoint
-        )
+        reference, repository = checkpoint.reference, checkpoint.repository
+        with read_errors(str(reference)):
+            if repository is None:
+                return fetch_folder(checkpoint)
+            return self._finder(reference, repository, offline=self.offline, of=checkpoint).fetch(checkpoint)
 
     def criteria(self, ref: str | os.PathLike[str] | Reference) -> Index | None:
         """Give the index of a run's checkpoints; None for a folder and for an ordinary repository.
@@ -168,6 +183,8 @@ class Zoo:
         ------
         NamespaceMissing
             If it is a bare run that is not known, and no namespace is configured.
+        InvalidSetting
+            If the namespace that is configured cannot be one.
         """
         known = known_runs()
         if reference.namespace is None and reference.run in known:
@@ -175,25 +192,36 @@ class Zoo:
         namespace = reference.namespace or self.namespace
         if namespace is None:
             raise NamespaceMissing(reference.run, list(known))
-        return f"{namespace}/{reference.run}"
+        return f"{check_namespace(namespace)}/{reference.run}"
 
     def _ask(self, reference: Reference, question: Callable[[Finder], _T]) -> _T:
         """Ask the Hub; where it cannot be asked, its cache."""
         repository = self.repository_of(reference)
+
+        def answer_of(*, offline: bool) -> _T:
+            with read_errors(str(reference)):
+                return question(self._finder(reference, repository, offline=offline))
+
         if self.offline:
-            return question(self._finder(reference, repository, offline=True))
+            return answer_of(offline=True)
         try:
-            return question(self._finder(reference, repository, offline=False))
+            return answer_of(offline=False)
         except HubUnavailable as error:
             try:
-                answer = question(self._finder(reference, repository, offline=True))
+                answer = answer_of(offline=True)
             except (NotCached, CriterionNotFound) as missing:
                 raise error from missing
-            said = f"{reference}: {self.endpoint} could not be asked ({error.reason})"
+            said = f"{reference}: {error.endpoint} could not be asked ({error.reason})"
             warnings.warn(f"{said}; this is the cache's answer", StaleAnswer, stacklevel=3)
             return answer
 
-    def _finder(self, reference: Reference, repository: str, *, offline: bool) -> Finder:
-        asked = Asked(str(reference), repository, self.endpoint, self.cache_dir)
-        remote = None if offline else RemoteRepository(asked, self.token)
+    def _finder(
+        self, reference: Reference, repository: str, *, offline: bool, of: Checkpoint | None = None
+    ) -> Finder:
+        endpoint, token = self.endpoint, self.token
+        if of is not None and of.endpoint not in {None, without_credentials(endpoint)}:
+            # A checkpoint does not get to say who is sent the token of another Hub.
+            endpoint, token = check_endpoint(str(of.endpoint)), False
+        asked = Asked(str(reference), repository, endpoint, self.cache_dir)
+        remote = None if offline else RemoteRepository(asked, token)
         return Finder(asked, RepositoryCache(self.cache_dir, repository), remote)
