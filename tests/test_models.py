@@ -10,10 +10,17 @@ from torch import nn
 
 import cosemzoo
 from cosemzoo import models
-from cosemzoo.errors import CosemZooError, IntegrityError, InvalidHead, PartialLoad, RunNotFound
+from cosemzoo.errors import (
+    CosemZooError,
+    IntegrityError,
+    InvalidHead,
+    InvalidOption,
+    PartialLoad,
+    RunNotFound,
+)
 from cosemzoo.models import fetch, load_into, plan_load, resolve, state_dict
 from cosemzoo.publishing import publish
-from cosemzoo.starts import FolderStore
+from cosemzoo.starts import CosemStart, FolderStore
 from cosemzoo.zoo import Zoo
 
 WriteCheckpoint = Callable[..., Path]
@@ -166,3 +173,26 @@ def test_a_strict_load_does_not_warn(write_checkpoint: WriteCheckpoint, offline:
 def test_the_face_is_the_packages_own(name: str) -> None:
     face: Any = getattr(cosemzoo, name)
     assert face is getattr(models, name)
+
+
+def test_the_warning_of_a_partial_load_points_at_the_caller_and_names_what_is_kept(
+    write_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "run" / "1")
+    calls: list[Callable[[nn.Module], Any]] = [
+        lambda model: load_into(model, folder, new_head=["mito", "Er"]),
+        lambda model: CosemStart(folder).initialize_weights(model, ["mito", "Er"]),
+    ]
+    for call in calls:
+        with pytest.warns(PartialLoad, match=r"kept: Er \(.*Did you mean 'er'\?") as caught:
+            call(Net(2))
+        assert caught[0].filename == __file__
+
+
+def test_an_option_that_is_none_is_an_error_of_this_package(
+    write_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "run" / "1")
+    for options in ({"strict": True}, {"min_coverage": "0.5"}, {"min_coverage": 50}):
+        with pytest.raises(InvalidOption):
+            load_into(Net(), folder, **options)

@@ -187,8 +187,8 @@ class HubUnavailable(CosemZooError, ConnectionError):
         self.reference, self.endpoint = reference, without_credentials(endpoint)
         self.reason, self.status = without_credentials(reason), status
         super().__init__(
-            f"{reference}: {self.endpoint} could not be asked ({self.reason}) and the cache does not hold it. "
-            f"Where there is a network, run: cosemzoo fetch {reference}"
+            f"{reference}: {self.endpoint} could not be asked ({self.reason}) and the cache does not hold "
+            f"it. Where there is a network, run: cosemzoo fetch {reference}"
         )
 
 
@@ -420,7 +420,8 @@ class WeightsNotFound(CosemZooError, FileNotFoundError):
 
     def __init__(self, reference: str, where: str, others: Sequence[str] = ()) -> None:
         self.reference, self.where, self.others = reference, where, tuple(others)
-        named = f"It holds {', '.join(others)}: name the weights model.safetensors. " if others else ""
+        step = "Weights in one file must have that name, and shards need their index. "
+        named = f"It holds:{listing(others)}\n{step}" if others else ""
         super().__init__(
             f"{reference}: {where} holds neither model.safetensors nor model.safetensors.index.json. "
             f"{named}Pickled weights (.pt, .pth, .bin) are not read; convert them to safetensors first."
@@ -528,7 +529,7 @@ class UnsupportedModel(CosemZooError, TypeError):
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         self.problems = tuple(problems)
         lines = listing(f"{name}: {why}" for name, why in self.problems)
-        super().__init__(f"the model cannot be loaded into; nothing was changed:{lines}")
+        super().__init__(f"there are tensors that cannot be handled safely; nothing was changed:{lines}")
 
 
 class MetaTensorsLeft(UnsupportedModel):

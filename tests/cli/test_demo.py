@@ -38,7 +38,7 @@ def proxy() -> Iterator[socket.socket]:
 @pytest.fixture(scope="module")
 def told(program: str, home: Path, proxy: socket.socket) -> str:
     """Run the demonstration in a process of its own, its folder kept; give what it prints."""
-    through = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+    through = f"127.0.0.1:{proxy.getsockname()[1]}"
     done = subprocess.run(
         [program, "demo", "--keep", "kept"],
         cwd=home,
@@ -50,8 +50,10 @@ def told(program: str, home: Path, proxy: socket.socket) -> str:
             "HF_ENDPOINT": "http://127.0.0.1:9",
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
-            "HTTP_PROXY": through,
-            "ALL_PROXY": through,
+            "HTTP_PROXY": f"http://{through}",
+            "https_proxy": f"http://{through}",
+            # The client cannot use this kind.
+            "ALL_PROXY": f"socks5://{through}",
             "COSEMZOO_NAMESPACE": "nobody",
         },
         capture_output=True,
@@ -112,6 +114,9 @@ def test_what_is_kept_can_be_looked_into(told: str, home: Path) -> None:
     answer = json.loads(result.stdout)
     assert (answer["reference"], answer["criterion"]) == ("setup04@best", "1820500")
     assert answer["manifest"]["generated"] is True
+    (endpoint,) = re.findall(r"^(http://127\S+), on this machine only$", told, re.MULTILINE)
+    assert answer["endpoint"] == endpoint
+    assert f"cosemzoo hub serve --root {home / 'kept' / 'hub'} --port {endpoint.rpartition(':')[2]}\n" in told
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:

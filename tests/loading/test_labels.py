@@ -169,3 +169,17 @@ def test_all_problems_are_raised_together() -> None:
     said = problems(["er", "er", "mito"])
     assert "er is given for rows 0 and 1" in said
     assert "mito is ambiguous" in said
+
+
+def test_the_channels_of_a_manifest_can_be_wanted() -> None:
+    wanted = parse_new_head([Channel("mito", "distance"), "er"])
+    assert wanted is not None
+    assert [(one.label, one.kind) for one in wanted] == [("mito", "distance"), ("er", None)]
+
+
+def test_a_label_that_differs_in_capitals_is_suggested() -> None:
+    wanted = parse_new_head(["Mito"])
+    assert wanted is not None
+    (match,) = match_channels(wanted, [Channel("mito", "distance")])
+    assert match.source is None
+    assert "Did you mean 'mito'?" in match.reason

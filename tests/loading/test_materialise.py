@@ -325,10 +325,40 @@ def test_the_source_is_not_kept_by_the_model(save: Save, load: Load) -> None:
 
 def test_a_model_on_meta_is_trainable_though_it_was_filled_in_inference_mode(save: Save, load: Load) -> None:
     source = nn.Sequential(nn.Linear(2, 3))
-    folder = save(source.state_dict(), [], [])
+    folder = save(source.state_dict())
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(2, 3))
     with torch.inference_mode():
         load(model, folder)
     model(torch.ones(1, 2)).sum().backward()
     assert model[0].weight.grad is not None
+
+
+def test_a_reset_that_fails_is_said_and_the_model_stays(save: Save, load: Load) -> None:
+    class Failing(nn.Linear):
+        def reset_parameters(self) -> None:
+            raise KeyError("mode")
+
+    source = nn.Sequential(nn.Linear(2, 3))
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(2, 3))
+        model.append(Failing.__new__(Failing))
+        nn.Module.__init__(model[1])
+        model[1].weight = nn.Parameter(torch.empty(1))
+    with pytest.raises(MetaTensorsLeft, match=r"reset_parameters that fails \(KeyError\('mode'\)\)"):
+        load(model, save(source.state_dict()))
+    assert model[0].weight.is_meta
+
+
+def test_a_tied_tensor_is_initialised_by_whichever_of_its_modules_can(save: Save, load: Load) -> None:
+    with torch.device("meta"):
+        model = nn.Module()
+        model.extra = nn.Module()
+        model.line = nn.Linear(2, 3)
+        model.body = nn.Linear(4, 4)
+        model.extra.weight = model.line.weight
+    source = nn.Module()
+    source.body = nn.Linear(4, 4)
+    load(model, save(source.state_dict()), min_coverage=0)
+    assert model.extra.weight is model.line.weight
+    assert torch.isfinite(model.line.weight).all()

@@ -3,6 +3,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -208,3 +209,21 @@ def test_reading_changes_nothing() -> None:
     held: tuple[ModelTensor, ...] = read_model(model)
     assert all(one.tensor is getattr(model, one.names[0]) for one in held)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_two_parameters_over_one_array_are_one_tensor() -> None:
+    array = np.zeros(4, dtype=np.float32)
+    model = nn.Module()
+    model.one = nn.Parameter(torch.from_numpy(array))
+    model.two = nn.Parameter(torch.from_numpy(array))
+    (held,) = read_model(model)
+    assert held.names == ["one", "two"]
+
+
+def test_parameters_over_overlapping_parts_of_one_array_are_refused() -> None:
+    array = np.zeros(6, dtype=np.float32)
+    model = nn.Module()
+    model.one = nn.Parameter(torch.from_numpy(array[:4]))
+    model.two = nn.Parameter(torch.from_numpy(array[2:]))
+    with pytest.raises(UnsupportedModel, match="shares a part of its memory"):
+        read_model(model)

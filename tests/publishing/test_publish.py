@@ -346,7 +346,7 @@ def test_main_has_the_manifest_of_the_best_even_where_the_weights_are_the_same(
     ],
 )
 def test_a_criterion_that_the_folder_does_not_say_is_refused(
-    zoo: Zoo, api: HfApi, write_checkpoint: Write, iteration: int | None, criterion: str, said: str
+    *, zoo: Zoo, api: HfApi, write_checkpoint: Write, iteration: int | None, criterion: str, said: str
 ) -> None:
     with pytest.raises(PublicationRefused, match=said):
         publish(write_checkpoint(iteration=iteration), f"{RUN}@{criterion}", zoo=zoo)
@@ -389,7 +389,7 @@ def test_an_alias_that_cannot_be_makes_no_repository(zoo: Zoo, api: HfApi, write
     assert not api.repo_exists(RUN)
 
 
-@pytest.mark.parametrize("step", ["commit/publish-1", "tag/1"])
+@pytest.mark.parametrize("step", ["commit/publish-1", "tag/"])
 def test_a_failure_beside_main_leaves_no_branch(
     hub: LocalHub, zoo: Zoo, api: HfApi, write_checkpoint: Write, step: str
 ) -> None:
@@ -451,15 +451,10 @@ def test_a_repository_that_is_there_needs_no_right_to_create(
 
 
 def test_a_repository_that_another_made_meanwhile_is_taken(
-    zoo: Zoo, make_zoo: Callable[..., Zoo], write_checkpoint: Write, tmp_path: Path
+    hub: LocalHub, zoo: Zoo, write_checkpoint: Write
 ) -> None:
-    folders = {number: write_checkpoint(iteration=number) for number in (1, 2)}
-    start = Barrier(len(folders))
-
-    def publish_one(number: int) -> None:
-        start.wait()
-        publish(folders[number], RUN, zoo=make_zoo(cache_dir=tmp_path / str(number)))
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(publish_one, folders))
+    publish(write_checkpoint(iteration=1), RUN, zoo=zoo)
+    hub.fail_next(status=404, match=f"HEAD /{RUN}/resolve/main/")
+    publish(write_checkpoint(iteration=2), RUN, zoo=zoo)
     assert set(index_of(zoo).criteria) == {"1", "2"}
+    assert "POST /api/repos/create" in [f"{request.method} {request.path}" for request in hub.requests]

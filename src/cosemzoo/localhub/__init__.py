@@ -4,6 +4,9 @@ It exists for the demo, the tests and for trying a publication before it is real
 ranges, tags, branches, ``parent_commit`` conflicts. It offers no Xet, so clients that upload by path set
 ``HF_HUB_DISABLE_XET=1``; downloads need nothing.
 
+It is an extra: ``pip install ".[localhub]"`` in a checkout, ``pip install "cosemzoo[localhub]"`` where
+cosemzoo is installed as a package.
+
 Examples
 --------
 >>> from pathlib import Path

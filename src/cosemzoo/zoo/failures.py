@@ -36,8 +36,9 @@ from cosemzoo.reference import known_runs
 HTTPError: Final[type[BaseException]] = HfHubHTTPError.__bases__[0]
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# An answer that is not what a Hub sends: a portal's web page, another API.
-_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
+# An answer that is not what a Hub sends: a portal's web page, another API; or no way to ask, as through a
+# proxy for which a package is missing.
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ImportError)
 # At least one of these is in every refusal of a Hub.
 _HUB_HEADERS = ("X-Error-Code", "X-Error-Message", "X-Repo-Commit")
 
@@ -76,13 +77,12 @@ def hub_errors(asked: Asked, size: int = 0) -> Iterator[None]:
     try:
         yield
     except (LocalEntryNotFoundError, RuntimeError) as error:
-        # The client's own summary of a download or an upload; why it failed is its cause.
-        # What its Xet downloads raise has none.
+        # The client's own summary of a download or an upload; why it failed is its cause, or, through Xet,
+        # in its words.
         raise _translate(asked, error.__cause__ or error, size) from error
     except (RevisionNotFoundError, EntryNotFoundError, CosemZooError):
         raise
-    except (HTTPError, OSError, ImportError, *_UNREADABLE) as error:
-        # A proxy can need a package that is not installed.
+    except (HTTPError, OSError, *_UNREADABLE) as error:
         raise _translate(asked, error, size) from error
 
 
@@ -121,7 +121,6 @@ def _translate(asked: Asked, error: BaseException, size: int) -> CosemZooError:
 
 
 def _is_no_room(error: OSError | RuntimeError) -> bool:
-    # Xet says in words alone why it failed.
     return error.errno in _NO_ROOM if isinstance(error, OSError) else "No space left" in str(error)
 
 
@@ -130,17 +129,15 @@ def _is_of_cache(error: OSError, cache_dir: Path) -> bool:
     if error.errno is None or not isinstance(error.filename, str):
         return False
     path = Path(error.filename).absolute()
-    return any(path.is_relative_to(cache) or cache.is_relative_to(path) for cache in _names_of(cache_dir))
-
-
-def _names_of(folder: Path) -> tuple[Path, Path]:
-    return folder, Path(os.path.realpath(folder))
+    names = (cache_dir, Path(os.path.realpath(cache_dir)))
+    return any(path.is_relative_to(cache) or cache.is_relative_to(path) for cache in names)
 
 
 def _refused(asked: Asked, error: HfHubHTTPError | LocalTokenNotFoundError) -> CosemZooError:
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 401
-    headers = error.response.headers if isinstance(error, HfHubHTTPError) else _HUB_HEADERS
-    if status in {401, 403, 404} and not any(name in headers for name in _HUB_HEADERS):
+    if isinstance(error, LocalTokenNotFoundError):
+        return _denied(asked, gated=False)
+    status = error.response.status_code
+    if status in {401, 403, 404} and not any(name in error.response.headers for name in _HUB_HEADERS):
         reason = f"it answered {status} as no Hub does, so it is not a Hub: check HF_ENDPOINT"
         return _unavailable(asked, reason, status)
     if isinstance(error, GatedRepoError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -15,7 +16,7 @@ from cosemzoo.cli.hub import require_localhub
 _EXAMPLES: Final = """\b
 Examples:
   cosemzoo demo
-  cosemzoo demo --keep /tmp/demo
+  cosemzoo demo --keep ./demo
 """
 
 
@@ -41,11 +42,12 @@ def demo(full: bool, keep: Path | None) -> None:
         # Only now: huggingface_hub reads its environment when it is imported.
         from cosemzoo.cli.demo.story import tell  # noqa: PLC0415
 
-        tell(root, full=full)
+        endpoint = tell(root, full=full)
     if keep is not None:
         click.echo(f"\nKept in {keep}. To look into it:\n")
-        click.echo(f"  cosemzoo hub serve --root {quote(str(keep / 'hub'))}")
-        click.echo(f"  cosemzoo show setup04@best --offline --cache-dir {quote(str(keep / 'cache'))}")
+        hub, cache = quote(str(keep / "hub")), quote(str(keep / "cache"))
+        click.echo(f"  cosemzoo hub serve --root {hub} --port {urlsplit(endpoint).port}")
+        click.echo(f"  cosemzoo show setup04@best --offline --endpoint {endpoint} --cache-dir {cache}")
 
 
 @contextmanager
@@ -64,7 +66,8 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 def _environment_of_its_own(root: Path) -> Iterator[None]:
     before = dict(os.environ)
     for name in before:
-        if name.startswith(("HF_", "HUGGING_FACE_", "COSEMZOO_")):
+        # A proxy cannot reach this machine's own Hub, and a client may fail for the sake of one it cannot use.
+        if name.startswith(("HF_", "HUGGING_FACE_", "COSEMZOO_")) or name.upper().endswith("_PROXY"):
             del os.environ[name]
     os.environ |= {
         "HF_HOME": str(root / "home"),
@@ -74,7 +77,7 @@ def _environment_of_its_own(root: Path) -> Iterator[None]:
         # The client's telemetry would leave the machine.
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "XDG_STATE_HOME": str(root / "state"),
-        # A proxy cannot reach this machine's own Hub.
+        # Nor one that is set elsewhere than in the environment.
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }

@@ -27,8 +27,8 @@ WANTED: Final = ("mito", "er", "nuc", "ld")
 _REFERENCE: Final = "setup04@best"
 
 
-def tell(root: Path, *, full: bool) -> None:
-    """Go through all of it, in a folder.
+def tell(root: Path, *, full: bool) -> str:
+    """Go through all of it, in a folder, and give the address that its Hub had.
 
     Raises
     ------
@@ -66,6 +66,7 @@ def tell(root: Path, *, full: bool) -> None:
     click.echo(f"{start.checkpoint}\n")
     _tell_checks(lines)
     _close(time.perf_counter() - began)
+    return hub.endpoint
 
 
 def _publish(root: Path, hub: LocalHub, size: Size) -> dict[str, Tensor]:
