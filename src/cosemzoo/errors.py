@@ -109,14 +109,14 @@ class InvalidSetting(CosemZooError, ValueError):
 
     Attributes
     ----------
-    setting : str
-    problem : str
+    option : str
+    reason : str
         Why it cannot be used; never a token.
     """
 
-    def __init__(self, setting: str, problem: str, advice: str) -> None:
-        self.setting, self.problem = setting, without_credentials(problem)
-        super().__init__(f"the {setting} that is set cannot be used: {self.problem}. {advice}")
+    def __init__(self, option: str, reason: str, hint: str) -> None:
+        self.option, self.reason = option, without_credentials(reason)
+        super().__init__(f"the {option} that is set cannot be used: {self.reason}. {hint}")
 
 
 class RunNotFound(CosemZooError, LookupError):
@@ -345,6 +345,65 @@ class DiskFull(CosemZooError, OSError):
         )
 
 
+class PublicationRefused(CosemZooError, ValueError):
+    """A publication that contradicts itself, or the run that is there.
+
+    Attributes
+    ----------
+    reference : str
+    problem : str
+        What contradicts what.
+    """
+
+    def __init__(self, reference: str, problem: str, step: str) -> None:
+        self.reference, self.problem = reference, problem
+        super().__init__(f"{reference}: {problem}; nothing was published. {step}")
+
+
+class DescriptionDiffers(AlreadyPublished):
+    """A criterion that was published before with these weights, but described otherwise.
+
+    Attributes
+    ----------
+    reference : str
+    published : mapping of str to str
+        SHA-256 of the weights that it has, by file name.
+    commit : str
+        Where it was published.
+    files : tuple of str
+        The files that differ from those there.
+    """
+
+    def __init__(
+        self, reference: str, published: Mapping[str, str | None], commit: str, files: Sequence[str]
+    ) -> None:
+        super().__init__(reference, published)
+        self.commit, self.files = commit, tuple(files)
+        self.args = (
+            f"{reference} was published before with these weights, as commit {commit}, but with other files "
+            f"beside them; nothing was published. These differ:{listing(self.files)}\n"
+            "Publishing again changes the card alone. To keep what is there, publish with its files; "
+            "to publish another description, do it under another criterion.",
+        )
+
+
+class WriteDenied(AccessDenied):
+    """The Hub does not let this caller write.
+
+    Attributes
+    ----------
+    reference : str
+    repository : str
+    """
+
+    def __init__(self, reference: str, repository: str, url: str) -> None:
+        super().__init__(reference, repository, url, gated=False)
+        self.args = (
+            f"{reference}: {repository} may not be written with the present token. Ask the owners of {url} "
+            "for the right to write, or run `hf auth login` (or set HF_TOKEN) with a token that has it.",
+        )
+
+
 class YankedCheckpoint(CosemZooWarning):
     """A checkpoint that its maintainers withdrew, asked for by iteration or commit."""
 
@@ -414,14 +473,14 @@ class WeightsNotFound(CosemZooError, FileNotFoundError):
     ----------
     reference : str
     where : str
-    others : tuple of str
+    available : tuple of str
         The safetensors files of other names that are there.
     """
 
-    def __init__(self, reference: str, where: str, others: Sequence[str] = ()) -> None:
-        self.reference, self.where, self.others = reference, where, tuple(others)
+    def __init__(self, reference: str, where: str, available: Sequence[str] = ()) -> None:
+        self.reference, self.where, self.available = reference, where, tuple(available)
         step = "Weights in one file must have that name, and shards need their index. "
-        named = f"It holds:{listing(others)}\n{step}" if others else ""
+        named = f"It holds:{listing(available)}\n{step}" if available else ""
         super().__init__(
             f"{reference}: {where} holds neither model.safetensors nor model.safetensors.index.json. "
             f"{named}Pickled weights (.pt, .pth, .bin) are not read; convert them to safetensors first."

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from cosemzoo.errors import ContradictoryPublication, IntegrityError
+from cosemzoo.errors import ContradictoryPublication, IntegrityError, InvalidIndex
 from cosemzoo.localhub import LocalHub
 from cosemzoo.zoo import Zoo
 
@@ -191,3 +191,70 @@ def test_weights_are_hashed_once(
     os.utime(fetched)
     with pytest.raises(AssertionError, match="hashed again"):
         make_zoo().fetch("setup04")
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_offline_a_damaged_index_is_refused_and_removed(
+    hub: LocalHub, make_zoo: Callable[..., Zoo], fetched: Path, down: bool
+) -> None:
+    (path,) = make_zoo().cache_dir.rglob("criteria.json")
+    damage(path, at=40)
+    hub.set_down(down)
+    with pytest.raises(IntegrityError, match=r"criteria\.json is corrupt.*It was removed"):
+        make_zoo(offline=not down).resolve("setup04")
+    assert not path.is_symlink()
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_commit_needs_no_index_and_so_no_sound_one(
+    make_zoo: Callable[..., Zoo], run: str, fetched: Path, offline: bool
+) -> None:
+    zoo = make_zoo(offline=offline)
+    (path,) = zoo.cache_dir.rglob("criteria.json")
+    damage(path, at=40)
+    assert zoo.fetch(f"setup04@{run}") == {"model.safetensors": fetched}
+
+
+def test_a_commit_needs_no_index_that_is_well_formed(
+    make_zoo: Callable[..., Zoo], zoo: Zoo, run: str, commit_files: Callable[..., str]
+) -> None:
+    commit_files(RUN, {"criteria.json": b"{"})
+    assert zoo.resolve(f"setup04@{run}").commit == run
+    assert zoo.fetch(f"setup04@{run}")
+    with pytest.raises(InvalidIndex):
+        zoo.resolve("setup04")
+    assert make_zoo(offline=True).resolve(f"setup04@{run}").commit == run
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"files": []}',
+        '{"files": 1}',
+        '{"files": [{"name": "config.json", "size": 1, "sha256": null, "blob_id": null}]}',
+        '{"files": [{"name": "model.safetensors", "size": "1", "sha256": null, "blob_id": null}]}',
+        '{"files": [{"name": "model.safetensors", "size": 1, "sha256": 5, "blob_id": null}]}',
+        '{"files": [{"name": "model.safetensors", "size": 1, "sha256": "", "blob_id": null}]}',
+        '{"files": [{"name": "../model.safetensors", "size": 1, "sha256": null, "blob_id": null}]}',
+        "[" * 100_000,
+        "{",
+    ],
+)
+@pytest.mark.parametrize("kind", ["published", "verified"])
+def test_a_damaged_record_does_not_spoil_the_cache(
+    make_zoo: Callable[..., Zoo], zoo: Zoo, fetched: Path, record: str, kind: str
+) -> None:
+    before = zoo.resolve("setup04")
+    records = list(zoo.cache_dir.glob(f"*/.cosemzoo/{kind}/*.json"))
+    for path in records:
+        path.write_text(record)
+    assert records
+    assert make_zoo(offline=True).resolve("setup04") == before
+    assert zoo.fetch("setup04") == {"model.safetensors": fetched}
+
+
+def test_a_sound_file_is_not_removed_on_the_word_of_a_record(zoo: Zoo, fetched: Path, asked: Asked) -> None:
+    (path,) = zoo.cache_dir.glob(f"*/.cosemzoo/verified/{fetched.resolve().name}.json")
+    path.write_text(path.read_text().replace(fetched.resolve().name, "0" * 64))
+    zoo.fetch("setup04")
+    assert downloads(asked()) == 0

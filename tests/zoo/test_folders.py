@@ -111,6 +111,20 @@ def test_a_folder_that_is_not_there_is_no_run(zoo: Zoo, tmp_path: Path) -> None:
         zoo.resolve(tmp_path / "nowhere")
 
 
+def test_a_path_to_a_file_is_told_to_be_its_folder(zoo: Zoo, write_checkpoint: Write) -> None:
+    folder = write_checkpoint()
+    with pytest.raises(RunNotFound, match=f"It is a file: give its folder, {folder}"):
+        zoo.resolve(folder / "model.safetensors")
+
+
+def test_weights_of_another_name_are_named(zoo: Zoo, write_checkpoint: Write) -> None:
+    folder = write_checkpoint()
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    with pytest.raises(WeightsNotFound, match=r"It holds:\n  - weights\.safetensors\n") as caught:
+        zoo.resolve(folder)
+    assert caught.value.available == ("weights.safetensors",)
+
+
 def test_a_folder_of_pickles_has_no_weights(zoo: Zoo, tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"\x80\x02")
     with pytest.raises(WeightsNotFound, match="convert"):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cosemzoo.errors import CacheNotWritable, DiskFull
+from cosemzoo.errors import CacheNotWritable, CosemZooError, DiskFull, HubUnavailable
 from cosemzoo.localhub import LocalHub
 from cosemzoo.publishing import publish
 from cosemzoo.zoo import Zoo
+from cosemzoo.zoo.failures import Asked, hub_errors
 
 Run = Callable[..., str]
 RUN = "cosemzoo/setup04"
@@ -154,3 +155,58 @@ def test_a_disk_that_fills_up_leaves_nothing_of_the_download(
     left = [path for path in zoo.cache_dir.rglob("*") if path.is_file() and path.stat().st_size > 100_000]
     assert left == []
     assert not list(zoo.cache_dir.rglob("*.incomplete"))
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Task error: File reconstruction error: CAS Client Error", HubUnavailable),
+        ("Data processing error: I/O error: No space left on device (os error 28)", DiskFull),
+    ],
+)
+def test_what_a_xet_download_says_is_an_error_of_this_package(
+    tmp_path: Path, words: str, kind: type[CosemZooError]
+) -> None:
+    asked = Asked("setup04", RUN, "http://127.0.0.1:9", tmp_path)
+    # A Hub of one's own has no Xet: this is how hf_xet raises.
+    with pytest.raises(kind, match="setup04"), hub_errors(asked, 1):
+        raise RuntimeError(words)
+
+
+def test_a_missing_file_outside_the_cache_does_not_make_the_cache_unwritable(
+    run: str, run_python: Run
+) -> None:
+    said = run_python(SAY.format("setup04"), SSL_CERT_FILE="/nonexistent")
+    assert said.startswith("HubUnavailable")
+    assert "FileNotFoundError" in said
+
+
+def test_a_cache_that_cannot_be_made_is_not_writable(run: str, run_python: Run, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o555)
+    said = run_python(
+        UNPRIVILEGED + SAY.format("setup04"), HF_HUB_CACHE=str(tmp_path / "locked" / "a" / "cache")
+    )
+    assert said.startswith("CacheNotWritable")
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "offline"), [("blobs/*", "0"), ("blobs/*", "1"), ("blobs", "0"), ("snapshots", "1")]
+)
+def test_a_cache_that_cannot_be_read_says_so(
+    zoo: Zoo, run: str, run_python: Run, unreadable: str, offline: str
+) -> None:
+    zoo.fetch("setup04")
+    paths = list(zoo.cache_dir.glob(f"models--*/{unreadable}"))
+    for path in paths:
+        path.chmod(0)
+    said = run_python(UNPRIVILEGED + SAY.format("setup04"), HF_HUB_OFFLINE=offline)
+    for path in paths:
+        path.chmod(0o755)
+    assert said.startswith("NotReadable setup04")
+    assert "HF_HUB_CACHE" in said
+
+
+def test_a_folder_that_cannot_be_read_says_so(write_checkpoint: Callable[..., Path], run_python: Run) -> None:
+    folder = write_checkpoint()
+    (folder / "model.safetensors").chmod(0)
+    assert run_python(UNPRIVILEGED + SAY.format(str(folder))).startswith(f"NotReadable {folder}")

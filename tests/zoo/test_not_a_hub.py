@@ -39,7 +39,7 @@ class _Forwarding(BaseHTTPRequestHandler):
         self.wfile.write(answer.read())
         connection.close()
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _forward
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _forward  # noqa: N815 (http.server's names)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -83,16 +83,14 @@ def test_a_proxy_that_drops_the_etag_does_not_make_a_run_an_ordinary_repository(
     make_zoo: Callable[..., Zoo], run: str, without_etag: str
 ) -> None:
     with pytest.raises(HubUnavailable, match="no ETag"):
-        make_zoo(endpoint=without_etag).resolve("setup04@main")
+        make_zoo(endpoint=without_etag).resolve("setup04")
 
 
 def test_a_proxy_that_drops_the_etag_does_not_make_publishing_erase_the_index(
     make_zoo: Callable[..., Zoo], run: str, without_etag: str, write_checkpoint: Callable[..., Path]
 ) -> None:
     with pytest.raises(PublicationFailed, match="no ETag"):
-        publish(
-            write_checkpoint(seed=3, iteration=2000000), "setup04", zoo=make_zoo(endpoint=without_etag)
-        )
+        publish(write_checkpoint(seed=3, iteration=2000000), "setup04", zoo=make_zoo(endpoint=without_etag))
     index = make_zoo().criteria("setup04")
     assert index is not None
     assert {"500000", "1820500"} <= index.criteria.keys()

@@ -71,6 +71,13 @@ def test_a_token_that_is_required_and_missing_is_denied(make_zoo: Callable[..., 
         make_zoo(token=True).resolve(MODEL)
 
 
+def test_a_checkpoint_of_another_hub_is_not_sent_the_token(make_zoo: Callable[..., Zoo], owner: Zoo) -> None:
+    checkpoint = owner.resolve(MODEL)
+    other = make_zoo(endpoint="http://127.0.0.1:9", token=OWNER)
+    with pytest.raises(RunNotFound, match="needs a token"):
+        other.fetch(checkpoint)
+
+
 def test_a_commit_that_is_cached_is_read_without_asking_who_may(
     make_zoo: Callable[..., Zoo], owner: Zoo
 ) -> None:

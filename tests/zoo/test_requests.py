@@ -77,8 +77,8 @@ def test_an_index_that_did_not_change_is_not_downloaded_again(
 def test_a_header_is_read_by_a_range_and_a_longer_one_by_two(
     hub: LocalHub, zoo: Zoo, write_checkpoint: Write
 ) -> None:
-    publish(write_checkpoint(padding=LARGE), "setup04@1", zoo=zoo)
-    publish(write_checkpoint(padding=LARGE, note="x" * 150_000), "setup04@2", zoo=zoo)
+    publish(write_checkpoint(iteration=1, padding=LARGE), "setup04@1", zoo=zoo)
+    publish(write_checkpoint(iteration=2, padding=LARGE, note="x" * 150_000), "setup04@2", zoo=zoo)
     for criterion, ranges in (("1", 1), ("2", 2)):
         hub.reset_counts()
         checkpoint = zoo.resolve(f"setup04@{criterion}")

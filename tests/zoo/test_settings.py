@@ -55,7 +55,8 @@ def test_a_password_in_the_endpoint_is_in_no_message(make_zoo: Callable[..., Zoo
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["http://[bad", "http://host:99999", "host", "ftp://host", "http://", "http://ho st", "http://h\n"]
+    "endpoint",
+    ["http://[bad", "http://host:99999", "host", "ftp://host", "http://", "http://ho st", "http://h\n"],
 )
 def test_an_endpoint_that_is_no_address_is_refused(make_zoo: Callable[..., Zoo], endpoint: str) -> None:
     with pytest.raises(InvalidSetting, match="HF_ENDPOINT"):
@@ -112,3 +113,10 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
         Zoo().resolve("local:run_1")
     with pytest.raises(InvalidSetting, match="HF_HUB_CACHE"):
         Zoo(cache_dir="~/cache").resolve("setup04")
+
+
+def test_offline_a_token_that_cannot_be_sent_is_not_needed(
+    zoo: Zoo, make_zoo: Callable[..., Zoo], run: str
+) -> None:
+    paths = zoo.fetch("setup04")
+    assert make_zoo(token=f"{SECRET}\x01", offline=True).fetch("setup04") == paths

@@ -11,9 +11,8 @@ from huggingface_hub import metadata_load
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from cosemzoo.document import Commit, Sha256, Timestamp
-from cosemzoo.errors import InvalidManifest, InvalidReference
+from cosemzoo.errors import InvalidManifest, InvalidReference, PublicationRefused
 from cosemzoo.manifest import MANIFEST_FILE, Release
-from cosemzoo.publishing.refusals import PublicationRefused
 from cosemzoo.reference import DEFAULT_CRITERION, Reference, check_criterion, is_iteration
 from cosemzoo.zoo import Checkpoint, WeightsFile, Zoo
 from cosemzoo.zoo.digests import hash_file, published_digest

@@ -19,13 +19,15 @@ from cosemzoo.errors import (
     AccessDenied,
     AlreadyPublished,
     CosemZooError,
+    DescriptionDiffers,
     HubUnavailable,
     PublicationFailed,
+    PublicationRefused,
     RunNotFound,
+    WriteDenied,
 )
 from cosemzoo.manifest import INDEX_FILE, MANIFEST_FILE, Index, Release, read_index
 from cosemzoo.publishing.publication import CARD_FILE, Publication, differing_files, prepare
-from cosemzoo.publishing.refusals import DescriptionDiffers, PublicationRefused, WriteDenied
 from cosemzoo.reference import parse_reference, tag_of
 from cosemzoo.zoo import Zoo
 from cosemzoo.zoo.failures import Asked, hub_errors

@@ -27,9 +27,8 @@ def resolve_folder(reference: Reference) -> Checkpoint:
     """
     folder = Path(reference.run).absolute()
     if folder.is_file():
-        raise RunNotFound(
-            str(reference), f"folder {folder}", f"It is a file: give its folder, {folder.parent}."
-        )
+        hint = f"It is a file: give its folder, {folder.parent}."
+        raise RunNotFound(str(reference), f"folder {folder}", hint)
     if not folder.is_dir():
         raise RunNotFound(str(reference), f"folder {folder}", "Check the path.")
     return _describe(reference, folder, folder.resolve().name)

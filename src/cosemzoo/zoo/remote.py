@@ -64,7 +64,7 @@ class RemoteRepository:
 
     Raises
     ------
-    RunNotFound, AccessDenied, HubUnavailable, CacheNotWritable, DiskFull
+    RunNotFound, AccessDenied, HubUnavailable, CacheNotWritable, DiskFull, InvalidSetting
         From every method.
     """
 

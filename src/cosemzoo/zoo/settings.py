@@ -63,9 +63,7 @@ def check_token(token: str) -> str:
         problem = "it has a space, or a character that is not plain ASCII"
     else:
         return token
-    advice = (
-        "Copy it again from the Hub's settings; it is set with Zoo(token=…), HF_TOKEN or `hf auth login`."
-    )
+    advice = "Copy it again from the Hub; it is set with Zoo(token=…), HF_TOKEN or `hf auth login`."
     raise InvalidSetting("token", problem, advice)
 
 

@@ -218,10 +218,10 @@ class Zoo:
     def _finder(
         self, reference: Reference, repository: str, *, offline: bool, of: Checkpoint | None = None
     ) -> Finder:
-        endpoint, token = self.endpoint, self.token
+        endpoint, elsewhere = self.endpoint, False
         if of is not None and of.endpoint not in {None, without_credentials(endpoint)}:
-            # A checkpoint does not get to say who is sent the token of another Hub.
-            endpoint, token = check_endpoint(str(of.endpoint)), False
+            endpoint, elsewhere = check_endpoint(str(of.endpoint)), True
         asked = Asked(str(reference), repository, endpoint, self.cache_dir)
-        remote = None if offline else RemoteRepository(asked, token)
+        # A checkpoint does not get to say who is sent the token of another Hub.
+        remote = None if offline else RemoteRepository(asked, False if elsewhere else self.token)
         return Finder(asked, RepositoryCache(self.cache_dir, repository), remote)

@@ -66,7 +66,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 def _environment_of_its_own(root: Path) -> Iterator[None]:
     before = dict(os.environ)
     for name in before:
-        # A proxy cannot reach this machine's own Hub, and a client may fail for the sake of one it cannot use.
+        # A proxy cannot reach this machine's own Hub; of some kinds the client cannot even start.
         if name.startswith(("HF_", "HUGGING_FACE_", "COSEMZOO_")) or name.upper().endswith("_PROXY"):
             del os.environ[name]
     os.environ |= {
