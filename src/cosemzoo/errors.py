@@ -92,7 +92,7 @@ class NamespaceMissing(CosemZooError, LookupError):
         super().__init__(
             f"run {run!r} is not one of the known runs ({', '.join(known)}) and no namespace is configured."
             f"{did_you_mean(run, known)} "
-            f"Write namespace/{run}, set COSEMZOO_NAMESPACE, or use Zoo(namespace=…)."
+            f"Write namespace/{run}, set COSEMZOO_NAMESPACE, or use --namespace or Zoo(namespace=…)."
         )
 
 

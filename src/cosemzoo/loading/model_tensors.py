@@ -61,7 +61,9 @@ def read_model(model: nn.Module) -> tuple[ModelTensor, ...]:
         With every tensor of the state dict that cannot be written safely; if it is no module at all.
     """
     if not isinstance(model, nn.Module):
-        raise UnsupportedModel([("model", f"it is a {type(model).__name__}, not a torch.nn.Module")])
+        raise UnsupportedModel(
+            [("model", f"it is a {type(model).__name__}, not a torch.nn.Module; it comes first")]
+        )
     problems: list[tuple[str, str]] = []
     found: dict[_Memory, ModelTensor] = {}
     state = {
