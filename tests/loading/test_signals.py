@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cosemzoo.loading import signals
 from cosemzoo.loading.signals import run_to_end
 
 
@@ -159,3 +160,22 @@ def test_in_another_thread_the_action_runs_and_handlers_stay(handlers: dict[int,
     thread.start()
     thread.join()
     assert seen == [handlers]
+
+
+def test_a_signal_at_the_moment_the_handlers_are_put_back_leaves_none_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_back = signals._Latch.remove
+
+    def interrupted(latch: signals._Latch) -> None:
+        signal.raise_signal(signal.SIGINT)
+        put_back(latch)
+
+    monkeypatch.setattr(signals._Latch, "remove", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_to_end(lambda: None)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -22,28 +22,26 @@ def run_to_end(action: Callable[[], None]) -> None:
             latch.install()
             action()
         finally:
-            latch.is_holding = False
+            # It holds back to the last: a handler that ran before this would leave the others replaced.
             latch.remove()
     finally:
         _handle(latch.arrived)
 
 
 class _Latch:
-    """A handler in the place of all others, that holds signals back, and later passes them on."""
+    """A handler in the place of all others, that remembers which signals arrived."""
 
     def __init__(self) -> None:
-        self.is_holding = True
         self.arrived: list[int] = []
         self._handlers: dict[int, Any] = {}
 
-    def __call__(self, signum: int, frame: FrameType | None) -> None:
-        if not self.is_holding:
-            self._handlers[signum](signum, frame)
-        elif signum not in self.arrived:
+    def __call__(self, signum: int, _: FrameType | None) -> None:
+        if signum not in self.arrived:
             self.arrived.append(signum)
 
     def install(self) -> None:
-        for signum in signal.valid_signals():
+        # Ctrl-C, the likeliest to raise, is put back last.
+        for signum in sorted(signal.valid_signals(), key=lambda signum: signum == signal.SIGINT):
             handler = signal.getsignal(signum)
             if callable(handler):
                 self._handlers[signum] = handler
