@@ -21,6 +21,7 @@ from cosemzoo.manifest import Channel, HeadTensor, Manifest, check_manifest
 from cosemzoo.models import LoadOptions, WeightsStore, load_checkpoint, plan_load
 from cosemzoo.reference import DEFAULT_CRITERION, Reference, parse_reference
 from cosemzoo.zoo import Checkpoint, Zoo
+from cosemzoo.zoo.weights import shapes_of
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -274,8 +275,7 @@ def _with_channels(checkpoint: Checkpoint, run: str, given: Sequence[WantedChann
 
 def _manifest_of(run: str, given: Sequence[WantedChannel], checkpoint: Checkpoint) -> Manifest | None:
     """Describe a checkpoint that does not describe itself; None where the labels do not fit its head."""
-    shapes = {name: stored.entry.shape for name, stored in checkpoint.weights.tensors.items()}
-    shapes |= {alias: shapes[name] for alias, name in checkpoint.weights.aliases.items()}
+    shapes = shapes_of(checkpoint.weights)
     wrapper = wrapper_prefix(shapes)
     layout = detect_layout(name.removeprefix(wrapper) for name in shapes)
     head = tuple(
