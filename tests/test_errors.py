@@ -54,9 +54,20 @@ ARGUMENTS: dict[str, Any] = {
     "details": "It would fill little.",
     "conflicts": [("a", "b", "at [0]")],
     "tensors": ["a: float32 in the checkpoint"],
+    "wanted": ["os.system"],
+    "counts": [("a", 1, 2)],
+    "taken": {"best": ("1", "a" * 40)},
 }
 #: Problems are texts, or pairs of a place and a text.
-PAIRS = ("InvalidDocument", "InvalidManifest", "InvalidIndex", "UnsupportedModel", "MetaTensorsLeft")
+PAIRS = (
+    "InvalidDocument",
+    "InvalidManifest",
+    "InvalidIndex",
+    "InvalidCard",
+    "InvalidLineage",
+    "UnsupportedModel",
+    "MetaTensorsLeft",
+)
 
 CLASSES = [
     kind

@@ -404,6 +404,61 @@ class WriteDenied(AccessDenied):
         )
 
 
+class AliasTaken(PublicationRefused):
+    """Names that mean another checkpoint now, and were not to be moved.
+
+    Attributes
+    ----------
+    reference : str
+    taken : mapping of str to (str, str)
+        For each name, the criterion and the commit that it means now.
+    """
+
+    def __init__(self, reference: str, taken: Mapping[str, tuple[str, str]]) -> None:
+        self.taken = dict(taken)
+        means = "; ".join(
+            f"{name!r} means {criterion} now (commit {commit})" for name, (criterion, commit) in taken.items()
+        )
+        super().__init__(reference, means, "To move it here, say so: --move-alias.")
+
+
+class NotACosemCheckpoint(CosemZooError, LookupError):
+    """A reference that is none of the published COSEM checkpoints.
+
+    Attributes
+    ----------
+    reference : str
+    known : tuple of str
+        The references that can be imported.
+    """
+
+    def __init__(self, reference: str, known: Sequence[str]) -> None:
+        self.reference, self.known = reference, tuple(known)
+        super().__init__(
+            f"{reference} is none of the published COSEM checkpoints.{did_you_mean(reference, known)} "
+            f"These can be imported:{listing(self.known)}"
+        )
+
+
+class DownloadFailed(CosemZooError, ConnectionError):
+    """A published file that could not be downloaded whole; what has arrived is kept and is resumed from.
+
+    Attributes
+    ----------
+    reference : str
+    url : str
+    reason : str
+    """
+
+    def __init__(self, reference: str, url: str, reason: str) -> None:
+        self.reference, self.url = reference, without_credentials(url)
+        self.reason = without_credentials(reason)
+        super().__init__(
+            f"{reference}: {self.url} was not downloaded ({self.reason}). Run it again: it goes on where it "
+            "stopped. Where the bucket cannot be reached, give the file with --from-file."
+        )
+
+
 class YankedCheckpoint(CosemZooWarning):
     """A checkpoint that its maintainers withdrew, asked for by iteration or commit."""
 
@@ -434,6 +489,59 @@ class InvalidSafetensors(CosemZooError, ValueError):
         )
 
 
+class UnreadableCheckpoint(CosemZooError, ValueError):
+    """A file or folder that is no training checkpoint, or holds no state dict.
+
+    Attributes
+    ----------
+    source : str
+    problem : str
+    """
+
+    def __init__(self, source: str, problem: str, step: str) -> None:
+        self.source, self.problem = source, problem
+        super().__init__(f"{source} cannot be read as a checkpoint: {problem}. {step}")
+
+
+class UnsafePickle(CosemZooError, ValueError):
+    """A pickle that asks for more than tensors and plain values: reading it would run its code.
+
+    Attributes
+    ----------
+    source : str
+    wanted : tuple of str
+        The globals that it asks for, such as ``os.system``.
+    """
+
+    def __init__(self, source: str, wanted: Sequence[str]) -> None:
+        self.source, self.wanted = source, tuple(wanted)
+        super().__init__(
+            f"{source} is a pickle that asks for more than tensors, and was not read; none of its code ran. "
+            f"It wants:{listing(self.wanted)}\n"
+            "If you trust it, save its state dict alone where it was made: "
+            "torch.save(model.state_dict(), path)."
+        )
+
+
+class NonFiniteValues(CosemZooError, ValueError):
+    """Weights that hold NaN or infinities.
+
+    Attributes
+    ----------
+    source : str
+    counts : tuple of (str, int, int)
+        (tensor, how many NaN, how many infinities).
+    """
+
+    def __init__(self, source: str, counts: Sequence[tuple[str, int, int]]) -> None:
+        self.source, self.counts = source, tuple(counts)
+        lines = listing(f"{name}: {nan:,} NaN, {inf:,} infinite" for name, nan, inf in self.counts)
+        super().__init__(
+            f"{source} holds values that are not finite; nothing was written:{lines}\n"
+            "A training that diverged leaves such weights. To keep them all the same, use --allow-nonfinite."
+        )
+
+
 class InvalidDocument(CosemZooError, ValueError):
     """A JSON document of a run (`config.json`, `criteria.json`) that cannot be trusted.
 
@@ -445,13 +553,12 @@ class InvalidDocument(CosemZooError, ValueError):
     """
 
     what = "document"
+    step = "Ask the run's maintainers to amend it."
 
     def __init__(self, source: str, problems: Sequence[tuple[str, str]]) -> None:
         self.source, self.problems = source, tuple(problems)
         lines = listing(f"{path}: {problem}" for path, problem in self.problems)
-        super().__init__(
-            f"{source} is not a valid {self.what}:{lines}\nAsk the run's maintainers to amend it."
-        )
+        super().__init__(f"{source} is not a valid {self.what}:{lines}\n{self.step}")
 
 
 class InvalidManifest(InvalidDocument):
@@ -464,6 +571,20 @@ class InvalidIndex(InvalidDocument):
     """A `criteria.json` that is malformed."""
 
     what = "index of criteria"
+
+
+class InvalidCard(InvalidDocument):
+    """A model card that the Hub, or the manifest that is made from it, would not take."""
+
+    what = "model card"
+    step = "Correct it, then run: cosemzoo card check"
+
+
+class InvalidLineage(InvalidDocument):
+    """A load report that does not say what a run was fine-tuned from, or says another base."""
+
+    what = "load report of the base"
+    step = "Give the JSON of the report that the load from the base returned: report.to_json()."
 
 
 class WeightsNotFound(CosemZooError, FileNotFoundError):
