@@ -74,7 +74,7 @@ def test_shards_are_loaded_as_one_checkpoint(
 
 
 def test_a_run_on_the_hub_is_loaded_from_its_commit(write_checkpoint: WriteCheckpoint, zoo: Zoo) -> None:
-    commit = publish(write_checkpoint(), "setup04@1820500", zoo=zoo).commit
+    commit = publish(write_checkpoint(), "setup04@1820500", zoo=zoo, aliases=["best"]).commit
     model = Net()
     assert plan_load(model, "setup04", new_head=LABELS, zoo=zoo).commit == commit
     report = load_into(model, "setup04", new_head=LABELS, zoo=zoo)

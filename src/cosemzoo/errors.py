@@ -382,8 +382,7 @@ class DescriptionDiffers(AlreadyPublished):
         self.args = (
             f"{reference} was published before with these weights, as commit {commit}, but with other files "
             f"beside them; nothing was published. These differ:{listing(self.files)}\n"
-            "Publishing again changes the card alone. To keep what is there, publish with its files; "
-            "to publish another description, do it under another criterion.",
+            "If what is there is wrong, correct it: cosemzoo push --amend, or publish(…, amend=True).",
         )
 
 

@@ -107,6 +107,35 @@ class Architecture:
 
 
 @frozen
+class InheritedChannel:
+    """Which channel of its base a channel of a fine-tuned run started from.
+
+    Attributes
+    ----------
+    label, kind : str
+        The run's channel.
+    source_label, source_kind : str or None
+        The base's channel; both None where the row was new.
+    source_row : int or None
+        The row of the base's head, where the base does not name its channels and rows were taken by position.
+    """
+
+    label: str
+    kind: str
+    source_label: str | None = None
+    source_kind: str | None = None
+    source_row: int | None = None
+    extra: Mapping[str, Any] = Factory(dict)
+
+    @property
+    def source(self) -> str | None:
+        """What the row started from, in words; None where it was new."""
+        if self.source_label is None:
+            return None if self.source_row is None else f"row {self.source_row}"
+        return self.source_label if self.source_kind is None else f"{self.source_label} ({self.source_kind})"
+
+
+@frozen
 class Lineage:
     """Where the weights come from.
 
@@ -120,13 +149,27 @@ class Lineage:
         Where the file that was converted came from.
     source_sha256 : str or None
         The SHA-256 of the file that was converted.
+    base_reference : str or None
+        The base's run and criterion, such as ``setup04@1820500``: never a name that can move.
+    base_content_hash : str or None
+        The content hash of a base that was in a folder, and so has no commit.
+    channels : tuple of InheritedChannel or None
+        What each channel started from, in the order of the manifest's channels; None where it is not known.
     """
 
     base_repository: str | None = None
     base_commit: Commit | None = None
     source_url: str | None = None
     source_sha256: Sha256 | None = None
+    base_reference: str | None = None
+    base_content_hash: Sha256 | None = None
+    channels: tuple[InheritedChannel, ...] | None = None
     extra: Mapping[str, Any] = Factory(dict)
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the run was fine-tuned from another."""
+        return any((self.base_repository, self.base_commit, self.base_reference, self.base_content_hash))
 
 
 @frozen(kw_only=True)
@@ -203,6 +246,8 @@ class Release:
         A yanked checkpoint was withdrawn: it resolves by iteration or commit only, with a warning.
     reason : str or None
         Why it was yanked.
+    superseded : tuple of str
+        Its earlier commits: the same weights, described otherwise.
     """
 
     commit: Commit
@@ -211,6 +256,7 @@ class Release:
     date: Timestamp
     state: Literal["published", "yanked"] = "published"
     reason: str | None = None
+    superseded: tuple[Commit, ...] = ()
     extra: Mapping[str, Any] = Factory(dict)
 
 
@@ -328,6 +374,31 @@ def _manifest_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "$.channels", "is empty"
     if (values.get("iteration") or 0) < 0:
         yield "$.iteration", f"is {values['iteration']}, less than 0"
+    if values.get("lineage") is not None:
+        yield from _lineage_problems(values["lineage"], values.get("channels"))
+
+
+def _lineage_problems(lineage: Lineage, channels: tuple[Channel, ...] | None) -> Iterator[tuple[str, str]]:
+    path = "$.lineage"
+    if lineage.base_commit and lineage.base_content_hash:
+        yield f"{path}.base_content_hash", "is given beside base_commit: a folder has no commit"
+    if lineage.base_reference is not None and not lineage.base_reference.strip():
+        yield f"{path}.base_reference", "is empty"
+    if lineage.channels is None:
+        return
+    if not lineage.has_base:
+        yield f"{path}.channels", "says what came from a base, but no base is given"
+    if channels is not None and len(lineage.channels) != len(channels):
+        yield f"{path}.channels", f"has {len(lineage.channels)} members, but there are {len(channels)} channels"
+    for i, inherited in enumerate(lineage.channels):
+        own = channels[i] if channels is not None and i < len(channels) else None
+        if own is not None and (inherited.label, inherited.kind) != (own.label, own.kind):
+            found = f"{inherited.label} ({inherited.kind})"
+            yield f"{path}.channels[{i}]", f"is {found}, but channel {i} is {own}"
+        if inherited.source_kind is not None and inherited.source_label is None:
+            yield f"{path}.channels[{i}].source_kind", "is given without source_label"
+        if inherited.source_row is not None and inherited.source_row < 0:
+            yield f"{path}.channels[{i}].source_row", f"is {inherited.source_row}, less than 0"
 
 
 def _shape_problems(

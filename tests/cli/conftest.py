@@ -56,7 +56,7 @@ def published(
         publish(
             early, "setup04@500000", zoo=zoo, aliases=["first", "early"], date="2026-01-02T03:04:05+00:00"
         )
-        publish(run_folder, "setup04@1820500", zoo=zoo)
+        publish(run_folder, "setup04@1820500", zoo=zoo, aliases=["best"])
         api = HfApi(endpoint=hub.endpoint, token=False)
         api.create_repo("my-lab/run_1")
         ordinary = (write_folder(place / "ordinary", manifest=False) / "model.safetensors").read_bytes()

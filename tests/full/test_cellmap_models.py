@@ -66,7 +66,7 @@ def published(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> I
         with warnings.catch_warnings():
             # The client sends LFS content in a way that its HTTP library calls deprecated.
             warnings.simplefilter("ignore", DeprecationWarning)
-            publish(folder, "setup04@1820500", zoo=zoo)
+            publish(folder, "setup04@1820500", zoo=zoo, aliases=["best"])
         yield zoo, state
 
 

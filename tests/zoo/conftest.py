@@ -77,8 +77,9 @@ def published_run(
         environment.setenv("XDG_STATE_HOME", str(place / "state"))
         zoo = Zoo(endpoint=hub.endpoint, cache_dir=place / "cache", token=False)
         publish(early, "setup04@500000", zoo=zoo, aliases=["first"])
-        release = publish(late, "setup04@1820500", zoo=zoo)
-    return place / "root", release.commit
+        published = publish(late, "setup04@1820500", zoo=zoo, aliases=["best"])
+    assert published.commit is not None
+    return place / "root", published.commit
 
 
 @pytest.fixture

@@ -90,7 +90,13 @@ def test_a_proxy_that_drops_the_etag_does_not_make_publishing_erase_the_index(
     make_zoo: Callable[..., Zoo], run: str, without_etag: str, write_checkpoint: Callable[..., Path]
 ) -> None:
     with pytest.raises(PublicationFailed, match="no ETag"):
-        publish(write_checkpoint(seed=3, iteration=2000000), "setup04", zoo=make_zoo(endpoint=without_etag))
+        publish(
+            write_checkpoint(seed=3, iteration=2000000),
+            "setup04",
+            zoo=make_zoo(endpoint=without_etag),
+            aliases=["best"],
+            move_aliases=True,
+        )
     index = make_zoo().criteria("setup04")
     assert index is not None
     assert {"500000", "1820500"} <= index.criteria.keys()

@@ -32,7 +32,7 @@ def test_what_was_fetched_online_works_offline_under_the_same_reference(
 def test_shards_work_offline(
     zoo: Zoo, make_zoo: Callable[..., Zoo], write_checkpoint: Callable[..., Path]
 ) -> None:
-    publish(write_checkpoint(files=2), "setup04", zoo=zoo)
+    publish(write_checkpoint(files=2), "setup04", zoo=zoo, aliases=["best"])
     paths = zoo.fetch("setup04")
     assert make_zoo(offline=True).fetch("setup04") == paths
 
@@ -64,7 +64,9 @@ def test_a_pin_that_the_index_has_left_behind_works_offline(
     zoo: Zoo, make_zoo: Callable[..., Zoo], run: str, write_checkpoint: Callable[..., Path]
 ) -> None:
     paths = zoo.fetch(f"setup04@{run}")
-    publish(write_checkpoint(seed=3, iteration=2000000), "setup04", zoo=zoo)
+    publish(
+        write_checkpoint(seed=3, iteration=2000000), "setup04", zoo=zoo, aliases=["best"], move_aliases=True
+    )
     zoo.fetch("setup04@best")
     assert make_zoo(offline=True).fetch(f"setup04@{run}") == paths
 

@@ -25,7 +25,7 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
 def owner(make_zoo: Callable[..., Zoo], write_checkpoint: Callable[..., Path]) -> Zoo:
     """The zoo of the owner, who has published a private run."""
     zoo = make_zoo(token=OWNER)
-    publish(write_checkpoint(run="run_1"), MODEL, zoo=zoo, private=True)
+    publish(write_checkpoint(run="run_1"), MODEL, zoo=zoo, private=True, aliases=["best"])
     return zoo
 
 
@@ -38,6 +38,26 @@ def test_a_repository_that_does_not_exist_may_be_private(zoo: Zoo) -> None:
 def test_a_cosem_run_that_is_not_there_is_not_published_yet(zoo: Zoo) -> None:
     with pytest.raises(RunNotFound, match=r"cosemzoo/setup04 on http://127.*not published there yet"):
         zoo.resolve("setup04")
+
+
+@pytest.mark.parametrize("text", ["setup26.1@650000", "cosemzoo/setup26.1@650000"])
+def test_a_published_original_that_is_not_there_can_be_imported(zoo: Zoo, text: str) -> None:
+    with pytest.raises(
+        RunNotFound, match=r"run: cosemzoo import setup26\.1@650000; then ask for local:setup"
+    ):
+        zoo.resolve(text)
+
+
+@pytest.mark.parametrize("criterion", ["", "@best", "@123", f"@{'0' * 40}"])
+def test_where_no_original_is_meant_one_is_named_with_all_there_are(zoo: Zoo, criterion: str) -> None:
+    with pytest.raises(RunNotFound, match=r"import setup45@1634500 \(.*iterations 625000, 1634500\)"):
+        zoo.resolve(f"setup45{criterion}")
+
+
+def test_a_run_of_somebody_else_cannot_be_imported(zoo: Zoo) -> None:
+    with pytest.raises(RunNotFound) as caught:
+        zoo.resolve("lab/setup04@1820500")
+    assert "cosemzoo import" not in str(caught.value)
 
 
 @pytest.mark.parametrize("token", [False, STRANGER])

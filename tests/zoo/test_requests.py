@@ -27,7 +27,7 @@ FETCH = "from cosemzoo.zoo import Zoo; print(len(Zoo(token=False).fetch({!r})))"
 def test_a_plan_costs_at_most_eight_requests_and_256_kib(
     hub: LocalHub, zoo: Zoo, write_checkpoint: Write, run_python: Callable[..., str], asked: Asked
 ) -> None:
-    commit = publish(write_checkpoint(padding=LARGE), "setup04", zoo=zoo).commit
+    commit = publish(write_checkpoint(padding=LARGE), "setup04", zoo=zoo, aliases=["best"]).commit
     hub.reset_counts()
     assert run_python(RESOLVE.format("setup04")).strip() == commit
     assert hub.bytes_sent <= 256 * 1024
@@ -55,7 +55,7 @@ def test_a_warm_start_by_name_in_a_fresh_process_asks_once(
 def test_sharded_weights_start_as_cheaply_when_warm(
     zoo: Zoo, make_zoo: Callable[..., Zoo], write_checkpoint: Write, asked: Asked
 ) -> None:
-    release = publish(write_checkpoint(files=3), "setup04", zoo=zoo)
+    release = publish(write_checkpoint(files=3), "setup04", zoo=zoo, aliases=["best"])
     zoo.fetch("setup04")
     asked()
     assert len(make_zoo().fetch("setup04")) == 3
@@ -77,8 +77,14 @@ def test_an_index_that_did_not_change_is_not_downloaded_again(
 def test_a_header_is_read_by_a_range_and_a_longer_one_by_two(
     hub: LocalHub, zoo: Zoo, write_checkpoint: Write
 ) -> None:
-    publish(write_checkpoint(iteration=1, padding=LARGE), "setup04@1", zoo=zoo)
-    publish(write_checkpoint(iteration=2, padding=LARGE, note="x" * 150_000), "setup04@2", zoo=zoo)
+    publish(write_checkpoint(iteration=1, padding=LARGE), "setup04@1", zoo=zoo, aliases=["best"])
+    publish(
+        write_checkpoint(iteration=2, padding=LARGE, note="x" * 150_000),
+        "setup04@2",
+        zoo=zoo,
+        aliases=["best"],
+        move_aliases=True,
+    )
     for criterion, ranges in (("1", 1), ("2", 2)):
         hub.reset_counts()
         checkpoint = zoo.resolve(f"setup04@{criterion}")
@@ -88,7 +94,7 @@ def test_a_header_is_read_by_a_range_and_a_longer_one_by_two(
 
 
 def test_a_header_that_was_cut_is_no_header(hub: LocalHub, zoo: Zoo, write_checkpoint: Write) -> None:
-    commit = publish(write_checkpoint(padding=LARGE), "setup04", zoo=zoo).commit
+    commit = publish(write_checkpoint(padding=LARGE), "setup04", zoo=zoo, aliases=["best"]).commit
     hub.truncate_next(f"GET /cosemzoo/setup04/resolve/{commit}/model.safetensors", 50)
     with pytest.raises(HubUnavailable):
         zoo.resolve("setup04")
@@ -155,7 +161,7 @@ def test_a_server_that_ignores_ranges_is_cut_off(
     zoo: Zoo, make_zoo: Callable[..., Zoo], write_checkpoint: Write, ignoring_ranges: Any, note: str
 ) -> None:
     size = 60_000_000
-    publish(write_checkpoint(padding=size, note=note), "setup04", zoo=zoo)
+    publish(write_checkpoint(padding=size, note=note), "setup04", zoo=zoo, aliases=["best"])
     checkpoint = make_zoo(endpoint=f"http://127.0.0.1:{ignoring_ranges.server_port}").resolve("setup04")
     assert checkpoint.weights.tensors["backbone.padding"].entry.nbytes == size
     # What lies in the buffers of two sockets was sent as well.

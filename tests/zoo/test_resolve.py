@@ -52,7 +52,9 @@ def test_an_alias_that_moves_is_followed_and_the_old_pin_stays(
     zoo: Zoo, run: str, write_checkpoint: Write
 ) -> None:
     before = zoo.resolve("setup04@best")
-    release = publish(write_checkpoint(seed=3, iteration=2000000), "setup04", zoo=zoo)
+    release = publish(
+        write_checkpoint(seed=3, iteration=2000000), "setup04", zoo=zoo, aliases=["best"], move_aliases=True
+    )
     after = zoo.resolve("setup04@best")
     assert (after.commit, after.criterion) == (release.commit, "2000000")
     assert after.files[0].sha256 != before.files[0].sha256
@@ -196,7 +198,7 @@ def test_pickled_weights_are_never_read(zoo: Zoo, commit_files: Callable[..., st
 
 def test_shards_are_one_checkpoint(zoo: Zoo, write_checkpoint: Write) -> None:
     folder = write_checkpoint(files=2)
-    publish(folder, "setup04", zoo=zoo)
+    publish(folder, "setup04", zoo=zoo, aliases=["best"])
     checkpoint = zoo.resolve("setup04")
     assert len(checkpoint.files) == 2
     assert set(checkpoint.weights.tensors) == {

@@ -1,5 +1,5 @@
 """Publishing runs on the Hub."""
 
-from cosemzoo.publishing.publish import publish
+from cosemzoo.publishing.publish import Published, publish
 
-__all__ = ["publish"]
+__all__ = ["Published", "publish"]

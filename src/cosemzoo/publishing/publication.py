@@ -1,21 +1,22 @@
-"""What is to be published: a folder's checkpoint, its criterion and other names, all checked."""
+"""What is to be published: a checkpoint, its description, its criterion and other names, all checked."""
 
 import datetime
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 from huggingface_hub import metadata_load
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from cosemzoo.document import Commit, Sha256, Timestamp
 from cosemzoo.errors import InvalidManifest, InvalidReference, PublicationRefused
-from cosemzoo.manifest import MANIFEST_FILE, Release
+from cosemzoo.manifest import MANIFEST_FILE, Manifest, Release, read_manifest
 from cosemzoo.reference import DEFAULT_CRITERION, Reference, check_criterion, is_iteration
 from cosemzoo.zoo import Checkpoint, WeightsFile, Zoo
-from cosemzoo.zoo.digests import hash_file, published_digest
+from cosemzoo.zoo.digests import published_digest
 from cosemzoo.zoo.weights import SHARD_INDEX, SINGLE_FILE
 
 CARD_FILE: Final = "README.md"
@@ -31,55 +32,60 @@ class Publication:
         As what, with its criterion.
     repository : str
         ``namespace/repo``.
-    run : str
-        What the manifest calls the run.
-    criterion : str
+    manifest : Manifest
     aliases : tuple of str
-    checkpoint : Checkpoint
-    labels : tuple of str
+        Other names that are to mean it.
+    weights : mapping of str to str
+        SHA-256 of each weights file, by file name.
+    shard_index : bytes or None
+        The index of the weights, where they are in several files.
+    card : bytes or None
+        The card; None leaves the one that is there.
+    folder : Path or None
+        Where the weights files are; None if they are on the Hub already.
     date : str
+        ISO 8601.
     """
 
     reference: Reference
     repository: str
-    run: str
-    criterion: str
+    manifest: Manifest
     aliases: tuple[str, ...]
-    checkpoint: Checkpoint
-    labels: tuple[str, ...]
+    weights: Mapping[str, str]
+    shard_index: bytes | None
+    card: bytes | None
+    folder: Path | None
     date: str
 
     @property
-    def folder(self) -> Path:
-        """Where the files are."""
-        assert self.checkpoint.folder is not None
-        return self.checkpoint.folder
+    def criterion(self) -> str:
+        """The criterion itself, not an alias."""
+        return self.reference.wanted
 
     @property
-    def weights(self) -> dict[str, str]:
-        """SHA-256 of each weights file, by file name."""
-        return {file.name: file.sha256 or "" for file in self.checkpoint.files}
-
-    @property
-    def files(self) -> list[str]:
-        """The names of the files that make the checkpoint: all but the card."""
-        index = [SHARD_INDEX] if SINGLE_FILE not in self.weights else []
-        return [MANIFEST_FILE, *index, *self.weights]
+    def texts(self) -> dict[str, bytes]:
+        """The small files beside the weights, by name, without the card."""
+        index = {} if self.shard_index is None else {SHARD_INDEX: self.shard_index}
+        return {MANIFEST_FILE: self.manifest.to_json().encode(), **index}
 
     def release(self, commit: str) -> Release:
         """Give what the index is to say, with the files in a commit."""
-        weights = {name: Sha256(digest) for name, digest in self.weights.items()}
-        return Release(commit=Commit(commit), weights=weights, labels=self.labels, date=Timestamp(self.date))
+        return Release(
+            commit=Commit(commit),
+            weights={name: Sha256(digest) for name, digest in self.weights.items()},
+            labels=self.manifest.labels,
+            date=Timestamp(self.date),
+        )
 
 
-def prepare(
+def prepare_folder(
     folder: str | PathLike[str],
     reference: Reference,
     zoo: Zoo,
-    aliases: Sequence[str],
-    date: str | None,
+    aliases: Sequence[str] = (),
+    date: str | None = None,
 ) -> Publication:
-    """Check everything that can be checked without the Hub.
+    """Check everything about the checkpoint in a folder that can be checked without the Hub.
 
     Raises
     ------
@@ -87,6 +93,39 @@ def prepare(
         If folder, criterion, aliases, date or card cannot be published so.
     CosemZooError
         As `publish` does.
+    """
+    names = check_request(reference, zoo, aliases)
+    when = _timestamp(str(reference), date)
+    checkpoint = zoo.resolve(Path(folder))
+    place = checkpoint.folder
+    assert place is not None
+    manifest = _manifest_of(checkpoint, str(Path(folder) / MANIFEST_FILE))
+    publication = Publication(
+        reference=reference.at(_criterion(reference, manifest.iteration)),
+        repository=zoo.repository_of(reference),
+        manifest=manifest,
+        aliases=names,
+        weights=_weights_of(checkpoint),
+        shard_index=_read_if_there(place / SHARD_INDEX)
+        if SINGLE_FILE not in _weights_of(checkpoint)
+        else None,
+        card=_read_if_there(place / CARD_FILE),
+        folder=place,
+        date=when,
+    )
+    _check_card(publication, place / CARD_FILE)
+    return publication
+
+
+def check_request(reference: Reference, zoo: Zoo, aliases: Sequence[str]) -> tuple[str, ...]:
+    """Check that a reference can be published to, and give the aliases, checked.
+
+    Raises
+    ------
+    InvalidReference
+        If it is not a run on the Hub, or an alias cannot be one.
+    PublicationRefused
+        If the zoo is offline, or the aliases are one text.
     """
     asked = str(reference)
     if reference.place != "hub" or reference.commit is not None:
@@ -101,36 +140,61 @@ def prepare(
         raise PublicationRefused(
             asked, f"aliases is the text {aliases!r}, not a list of names", f"Use aliases=[{aliases!r}]."
         )
-    checked = tuple(check_criterion(alias) for alias in aliases)
-    when = _timestamp(asked, date)
-    checkpoint = zoo.resolve(Path(folder))
-    manifest = checkpoint.manifest
-    if manifest is None:
-        raise InvalidManifest(str(Path(folder) / MANIFEST_FILE), [("$", "is missing, or is not a manifest")])
-    criterion = _criterion(reference, manifest.iteration)
-    publication = Publication(
-        reference=reference.at(criterion),
-        repository=zoo.repository_of(reference),
-        run=manifest.run,
-        criterion=criterion,
-        aliases=checked,
-        checkpoint=checkpoint,
-        labels=manifest.labels,
-        date=when,
-    )
-    _check_card(publication)
-    return publication
+    return tuple(dict.fromkeys(check_criterion(alias) for alias in aliases))
 
 
-def differing_files(publication: Publication, published: dict[str, WeightsFile]) -> list[str]:
-    """Give the names of the checkpoint's files that are not what was published under the same name."""
-    different = []
-    for name in publication.files:
-        digest = published_digest(published[name]) if name in published else None
-        ours = publication.weights.get(name) or hash_file(publication.folder / name, digest)[0]
-        if digest != ours:
-            different.append(name)
+def differing_texts(
+    publication: Publication, published: Mapping[str, WeightsFile], manifest: bytes | None
+) -> list[str]:
+    """Give the names of the small files that say something else than those that were published.
+
+    The version of cosemzoo that wrote a manifest makes no difference.
+
+    Parameters
+    ----------
+    publication : Publication
+    published : mapping of str to WeightsFile
+        The files of a commit.
+    manifest : bytes or None
+        That commit's manifest.
+    """
+    different = [] if _says_the_same(publication.manifest, manifest) else [MANIFEST_FILE]
+    index = publication.shard_index
+    if index is not None and not (SHARD_INDEX in published and is_content(published[SHARD_INDEX], index)):
+        different.append(SHARD_INDEX)
     return different
+
+
+def is_content(file: WeightsFile, content: bytes) -> bool:
+    """Whether a file that was published has this content."""
+    if file.sha256 is not None:
+        return file.sha256 == hashlib.sha256(content).hexdigest()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+    return published_digest(file) == blob.hexdigest()
+
+
+def _says_the_same(manifest: Manifest, published: bytes | None) -> bool:
+    if published is None:
+        return False
+    try:
+        there = read_manifest(published, MANIFEST_FILE)
+    except InvalidManifest:
+        return False
+    return evolve(there, tool_version=manifest.tool_version) == manifest
+
+
+def _manifest_of(checkpoint: Checkpoint, source: str) -> Manifest:
+    if checkpoint.manifest is None:
+        raise InvalidManifest(source, [("$", "is missing, or is not a manifest")])
+    return checkpoint.manifest
+
+
+def _weights_of(checkpoint: Checkpoint) -> dict[str, str]:
+    return {file.name: str(file.sha256) for file in checkpoint.files}
+
+
+def _read_if_there(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _criterion(reference: Reference, iteration: int | None) -> str:
@@ -168,12 +232,11 @@ def _timestamp(asked: str, date: str | None) -> str:
     return date
 
 
-def _check_card(publication: Publication) -> None:
-    path = publication.folder / CARD_FILE
+def _check_card(publication: Publication, path: Path) -> None:
+    if publication.card is None:
+        return
     try:
         metadata_load(path)
-    except FileNotFoundError:
-        return
     except (ValueError, YAMLError) as error:
         problem = f"the metadata of {path} cannot be read ({' '.join(str(error).split())})"
         raise PublicationRefused(str(publication.reference), problem, "Correct the card.") from error

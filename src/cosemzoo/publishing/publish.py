@@ -1,46 +1,77 @@
 """Publishing one checkpoint: its files, its tag, its place in the run's index of criteria.
 
-A reader sees a run before or after, never between: the files are committed and tagged first, and the one
-commit that moves the index is refused if main has moved. Publishing again after an interruption completes it.
+A reader sees a run before or after, never between: the files are committed beside main, tagged and read back
+first; then one commit moves main, and is refused if main has moved. Publishing again after an interruption
+completes it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
-from typing import Final, TypeVar
+from typing import Final
 
-from attrs import evolve
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import RevisionNotFoundError
+from attrs import evolve, frozen
 
-from cosemzoo._version import __version__
 from cosemzoo.checkpoints.shards import SUFFIX
 from cosemzoo.errors import (
     AccessDenied,
+    AliasTaken,
     AlreadyPublished,
-    CosemZooError,
     DescriptionDiffers,
     HubUnavailable,
+    IntegrityError,
     PublicationFailed,
     PublicationRefused,
-    RunNotFound,
     WriteDenied,
+    without_credentials,
 )
 from cosemzoo.manifest import INDEX_FILE, MANIFEST_FILE, Index, Release, read_index
-from cosemzoo.publishing.publication import CARD_FILE, Publication, differing_files, prepare
-from cosemzoo.reference import parse_reference, tag_of
+from cosemzoo.publishing.publication import (
+    CARD_FILE,
+    Publication,
+    differing_texts,
+    is_content,
+    prepare_folder,
+)
+from cosemzoo.publishing.run_repository import MAIN, RunRepository, State, additions, retried
+from cosemzoo.publishing.staging import staging_folder
+from cosemzoo.reference import DEFAULT_CRITERION, parse_reference, tag_of
 from cosemzoo.zoo import Zoo
-from cosemzoo.zoo.failures import Asked, hub_errors
-from cosemzoo.zoo.remote import RemoteRepository
-from cosemzoo.zoo.weights import SHARD_INDEX
+from cosemzoo.zoo.failures import Asked
 
-_BEST: Final = "best"
-_MAIN: Final = "main"
-_ATTEMPTS: Final = 5
 _NO_COMMIT: Final = "0" * 40
 
-_T = TypeVar("_T")
-_Operation = CommitOperationAdd | CommitOperationDelete
+
+@frozen(kw_only=True)
+class Published:
+    """What publishing did.
+
+    Attributes
+    ----------
+    reference : str
+        What names the checkpoint now, with its criterion.
+    repository : str
+        ``namespace/repo``.
+    endpoint : str
+    release : Release or None
+        What the index says of it; None for a rehearsal that would have made it.
+    changes : tuple of str
+        Everything that was done, or in a rehearsal would be; empty where all of it was there already.
+    rehearsed : bool
+        Whether nothing was really done.
+    """
+
+    reference: str
+    repository: str
+    endpoint: str
+    release: Release | None
+    changes: tuple[str, ...]
+    rehearsed: bool = False
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the files."""
+        return None if self.release is None else self.release.commit
 
 
 def publish(
@@ -48,10 +79,13 @@ def publish(
     reference: str,
     *,
     zoo: Zoo,
-    aliases: Sequence[str] = (_BEST,),
+    aliases: Sequence[str] = (),
+    move_aliases: bool = False,
+    amend: bool = False,
     private: bool = False,
+    rehearse: bool = False,
     date: str | None = None,
-) -> Release:
+) -> Published:
     """Publish the checkpoint in a folder.
 
     Parameters
@@ -64,25 +98,31 @@ def publish(
     zoo : Zoo
         Says to which Hub, and with which token.
     aliases : sequence of str
-        Other names that are to mean this checkpoint from now on.
+        Other names that are to mean this checkpoint from now on, such as ``best``.
+    move_aliases : bool
+        Whether they may be names that mean another checkpoint now.
+    amend : bool
+        Whether the manifest may differ from the one that was published with the same weights.
     private : bool
         Whether a repository that has to be made is private.
+    rehearse : bool
+        Whether to check everything and do nothing.
     date : str, optional
         When, in ISO 8601; by default now.
 
     Returns
     -------
-    Release
-        What the index says of it; of the earlier publication, if the same files were already there.
+    Published
+        With what the index says of it, and what was done; nothing, if all of it was there already.
 
     Raises
     ------
     PublicationRefused
         If folder, criterion, repository, aliases, date or card contradict each other or cannot be, or the
-        zoo is offline.
+        zoo is offline; `AliasTaken` if aliases mean another checkpoint and are not to be moved.
     AlreadyPublished
         If the criterion was published before with other weights, or with the same and another manifest
-        (`DescriptionDiffers`); the card may change.
+        (`DescriptionDiffers`) that is not to be amended; the card may change.
     InvalidReference, NamespaceMissing
         If `reference` is not a run on the Hub, or an alias cannot be one.
     InvalidManifest, InvalidSafetensors, WeightsNotFound, RunNotFound
@@ -91,18 +131,38 @@ def publish(
         If the run's index is malformed, or would be with these aliases.
     AccessDenied
         If the Hub does not know this caller as one who may (`WriteDenied`), or as one who may read.
+    IntegrityError
+        If the Hub gives back other bytes than it was given.
     PublicationFailed
         If the Hub refuses it for another reason, or cannot be reached.
-
-    Notes
-    -----
-    Weights go to the Hub by its LFS protocol, which every Hub has. Where ``hf_xet`` is installed, the client
-    says at each upload that it is not used; with ``HF_HUB_DISABLE_XET=1`` in the environment it does not.
     """
-    publication = prepare(folder, parse_reference(reference), zoo, aliases, date)
+    publication = prepare_folder(folder, parse_reference(reference), zoo, aliases, date)
+    return publish_prepared(
+        publication, zoo, move_aliases=move_aliases, amend=amend, private=private, rehearse=rehearse
+    )
+
+
+def publish_prepared(
+    publication: Publication,
+    zoo: Zoo,
+    *,
+    move_aliases: bool = False,
+    amend: bool = False,
+    private: bool = False,
+    rehearse: bool = False,
+) -> Published:
+    """Publish what was prepared; parameters and errors are those of `publish`."""
     asked = Asked(str(publication.reference), publication.repository, zoo.endpoint, zoo.cache_dir)
+    with publishing_errors(asked):
+        publisher = _Publisher(publication, zoo, RunRepository(asked, zoo.token), move_aliases=move_aliases)
+        return publisher.publish(amend=amend, private=private, rehearse=rehearse)
+
+
+@contextmanager
+def publishing_errors(asked: Asked) -> Iterator[None]:
+    """Say what the Hub refuses as errors of publishing."""
     try:
-        return _Publisher(asked, zoo.token, publication).publish(private=private)
+        yield
     except AccessDenied as error:
         if error.gated:
             raise
@@ -113,187 +173,252 @@ def publish(
 
 
 class _Publisher:
-    def __init__(self, asked: Asked, token: str | bool | None, publication: Publication) -> None:
-        self._asked = asked
-        self._repository = asked.repository
+    def __init__(self, publication: Publication, zoo: Zoo, run: RunRepository, *, move_aliases: bool) -> None:
         self._publication = publication
-        self._remote = RemoteRepository(asked, token)
-        self._api = HfApi(
-            endpoint=asked.endpoint, token=token, library_name="cosemzoo", library_version=__version__
-        )
+        self._reference = str(publication.reference)
+        self._criterion = publication.criterion
+        self._tag = tag_of(publication.criterion)
+        self._zoo = zoo
+        self._run = run
+        self._move_aliases = move_aliases
+        self._changes: list[str] = []
 
-    def publish(self, *, private: bool) -> Release:
-        exists, index = self._index_before()
-        known = index.criteria.get(self._publication.criterion)
+    def publish(self, *, amend: bool, private: bool, rehearse: bool) -> Published:
+        state = self._run.state()
+        known = state.index.criteria.get(self._criterion) if state.index else None
+        if known is None and self._publication.folder is None:
+            step = "Give its weights: --weights."
+            raise PublicationRefused(self._reference, "it was not published yet", step)
         # What can be refused is refused before anything is made or uploaded.
-        self._amended(index, known or self._publication.release(_NO_COMMIT))
-        if known is not None:
-            self._check_same(known.commit, known.weights)
-            return self._update_index(known)
-        if not exists:
-            self._create_repository(private=private)
-        return self._update_index(self._publication.release(self._tagged() or self._commit_and_tag()))
+        differing = [] if known is None else self._differing(known.commit, known.weights)
+        if known is not None and differing and not amend:
+            raise DescriptionDiffers(self._reference, known.weights, known.commit, differing)
+        if rehearse:
+            return self._rehearse(state, known, differing)
+        self._main_changes(state, known or self._publication.release(_NO_COMMIT))
+        if known is None:
+            release = self._publish_files(state, private=private)
+        else:
+            release = self._amend(known) if differing else known
+        release = self._update_main(release)
+        self._run.remove_leftovers()
+        return self._result(release, tuple(self._changes))
 
-    def _index_before(self) -> tuple[bool, Index]:
-        """Tell whether the repository exists, and give its index."""
-        try:
-            return True, self._read_main()[1]
-        except RunNotFound:
-            return False, self._empty_index()
+    def _rehearse(self, state: State, known: Release | None, differing: Sequence[str]) -> Published:
+        changes = [] if state.head else [f"make the repository {self._publication.repository}"]
+        if known is None:
+            sent = [*self._publication.weights, *self._publication.texts]
+            changes.append(f"commit {', '.join(sent)}, tagged {self._tag}")
+        elif differing:
+            changes.append(f"amend {', '.join(differing)} of {self._criterion}")
+        changes += self._main_changes(state, known or self._publication.release(_NO_COMMIT)).words
+        return evolve(self._result(known, tuple(changes)), rehearsed=True)
 
-    def _create_repository(self, *, private: bool) -> None:
-        # Not with the client's `exist_ok`: where the Hub refuses, it fails by its own for other endpoints.
-        try:
-            with hub_errors(self._asked):
-                self._api.create_repo(self._repository, private=private)
-        except HubUnavailable as error:
-            # Another publisher has made it meanwhile.
-            if error.status != 409:
-                raise
+    def _result(self, release: Release | None, changes: tuple[str, ...]) -> Published:
+        return Published(
+            reference=self._reference,
+            repository=self._publication.repository,
+            endpoint=without_credentials(self._zoo.endpoint),
+            release=release,
+            changes=changes,
+        )
 
     # --- the iteration -------------------------------------------------------------------------------------
 
+    def _publish_files(self, state: State, *, private: bool) -> Release:
+        if state.head is None:
+            self._run.create(private=private)
+            self._changes.append(f"made the repository {self._publication.repository}")
+        commit = retried(lambda: self._tagged() or self._commit_and_tag())
+        self._read_back(commit, self._tag)
+        return self._publication.release(commit)
+
     def _tagged(self) -> str | None:
         """Give the commit of the tag, where an earlier publication came that far."""
-        try:
-            commit = self._remote.look_up(tag_of(self._publication.criterion), INDEX_FILE).commit
-        except RevisionNotFoundError:
+        commit = self._run.tagged(self._tag)
+        if commit is None:
             return None
-        self._check_same(commit, self._weights_at(commit))
+        files = self._run.files(commit)
+        weights = {name: file.sha256 for name, file in files.items() if name.endswith(SUFFIX)}
+        differing = self._differing(commit, weights)
+        if differing:
+            raise DescriptionDiffers(self._reference, weights, commit, differing)
         return commit
 
     def _commit_and_tag(self) -> str:
-        tag = tag_of(self._publication.criterion)
-        with self._branch(tag) as branch:
-
-            def commit_files() -> str:
-                head = self._remote.look_up(branch, INDEX_FILE).commit
-                return self._commit(branch, head, f"Add {self._publication.criterion}", {}, files=True)
-
-            commit = _retried(commit_files)
-            with hub_errors(self._asked):
-                self._api.create_tag(self._repository, tag=tag, revision=commit)
+        start = self._run.state().head
+        folder = self._publication.folder
+        assert start is not None
+        assert folder is not None
+        weights = [folder / name for name in self._publication.weights]
+        with self._run.branch(self._tag, start) as branch:
+            commit = self._run.commit_files(branch, start, f"Add {self._criterion}", self._texts(), weights)
+            if not self._run.tag(self._tag, commit):
+                return self._tagged_by_another()
+        self._changes.append(f"committed {self._criterion} as {commit}, tagged {self._tag}")
         return commit
 
-    @contextmanager
-    def _branch(self, tag: str) -> Iterator[str]:
-        # Main always has the files of `best`: those of another iteration are committed beside it.
-        if _BEST in self._publication.aliases:
-            yield _MAIN
-            return
-        branch = f"publish-{tag}"
-        with hub_errors(self._asked):
-            self._api.create_branch(self._repository, branch=branch, revision=_MAIN, exist_ok=True)
-        try:
-            yield branch
-        except BaseException:
-            # Why it failed is said, not that the Hub would not clean up either.
-            with suppress(CosemZooError):
-                self._delete_branch(branch)
-            raise
-        self._delete_branch(branch)
+    def _tagged_by_another(self) -> str:
+        commit = self._tagged()
+        assert commit is not None
+        return commit
 
-    def _delete_branch(self, branch: str) -> None:
-        # Another publisher of the same may have deleted it.
-        with suppress(RunNotFound, RevisionNotFoundError), hub_errors(self._asked):
-            self._api.delete_branch(self._repository, branch=branch)
+    def _amend(self, known: Release) -> Release:
+        number = 2
+        while (commit := self._amended(known, f"{self._tag}=v{number}")) is None:
+            number += 1
+        self._read_back(commit, f"{self._tag}=v{number}")
+        return _merged(known, self._publication.release(commit))
 
-    # --- the index of criteria -----------------------------------------------------------------------------
+    def _amended(self, known: Release, tag: str) -> str | None:
+        """Give the commit of the amended files under this tag; None where other files have it."""
+        there = self._run.tagged(tag)
+        if there is not None:
+            # An amendment that came that far, and no further.
+            old = {known.commit, *known.superseded}
+            return None if there in old or self._differing(there, known.weights) else there
+        with self._run.branch(tag, known.commit) as branch:
+            message = f"Amend {self._criterion}"
+            commit = self._run.commit(branch, known.commit, message, additions(self._texts()))
+            if not self._run.tag(tag, commit):
+                return None
+        self._changes.append(f"amended {self._criterion}: {commit}, tagged {tag}, instead of {known.commit}")
+        return commit
 
-    def _update_index(self, release: Release) -> Release:
-        def commit_index() -> Release:
-            head, index = self._read_main()
-            amended = self._amended(index, release)
-            texts = {} if amended == index else {INDEX_FILE: amended.to_json().encode()}
-            card = self._publication.folder / CARD_FILE
-            if card.is_file():
-                texts[CARD_FILE] = card.read_bytes()
-            # Another publisher may have put the files of another iteration there.
-            files = _BEST in self._publication.aliases and not self._is_at(head)
-            if texts or files:
-                names = [self._publication.criterion, *self._publication.aliases]
-                self._commit(_MAIN, head, f"Publish {', '.join(names)}", texts, files=files)
-            return release
+    def _read_back(self, commit: str, tag: str) -> None:
+        """Fetch what was published as a stranger would, and compare it."""
+        with staging_folder() as folder:
+            reader = Zoo(endpoint=self._zoo.endpoint, token=self._zoo.token, cache_dir=folder)
+            checkpoint = reader.resolve(f"hf://{self._publication.repository}@{commit}")
+            try:
+                reader.fetch(checkpoint)
+            except IntegrityError:
+                # Nothing refers to the tag yet, and it must not stay with what cannot be read.
+                self._run.delete_tag(tag)
+                raise
+        weights = {file.name: file.sha256 for file in checkpoint.files}
+        if differing := self._differing(commit, weights):
+            raise DescriptionDiffers(self._reference, weights, commit, differing)
 
-        return _retried(commit_index)
+    def _differing(self, commit: str, weights: Mapping[str, str | None]) -> list[str]:
+        """Give the small files of a commit that say something else than ours.
 
-    def _amended(self, index: Index, release: Release) -> Index:
-        criterion = self._publication.criterion
-        if index.run != self._publication.run:
+        Raises
+        ------
+        AlreadyPublished
+            If its weights are others.
+        """
+        if weights != self._publication.weights:
+            raise AlreadyPublished(self._reference, weights)
+        files = self._run.files(commit)
+        manifest = self._run.read(commit, MANIFEST_FILE) if MANIFEST_FILE in files else None
+        return differing_texts(self._publication, files, manifest)
+
+    def _texts(self) -> dict[str, bytes]:
+        card = self._publication.card
+        return self._publication.texts | ({} if card is None else {CARD_FILE: card})
+
+    # --- main: the index of criteria, the card, the files of the best --------------------------------------
+
+    def _update_main(self, ours: Release) -> Release:
+        def commit() -> tuple[Release, tuple[str, ...]]:
+            state = self._run.state()
+            assert state.head is not None
+            known = state.index.criteria.get(self._criterion) if state.index else None
+            release = _merged(known, ours)
+            changes = self._main_changes(state, release)
+            operations = additions(changes.texts)
+            if changes.holds_best:
+                operations += self._run.copies(release.commit, state.head)
+            if operations:
+                names = ", ".join([self._criterion, *self._publication.aliases])
+                self._run.commit(MAIN, state.head, f"Publish {names}", operations)
+            return release, changes.words
+
+        release, words = retried(commit)
+        self._changes += words
+        return release
+
+    def _main_changes(self, state: State, release: Release) -> "_MainChanges":
+        publication = self._publication
+        index = state.index or Index(run=publication.manifest.run, criteria={})
+        self._check_run(index)
+        moved = self._moved_aliases(index)
+        if release.state == "yanked" and publication.aliases:
             raise PublicationRefused(
-                self._asked.reference,
-                f"the folder's {MANIFEST_FILE} says run {self._publication.run!r}, "
-                f"but the repository {self._repository} holds the run {index.run!r}",
-                "Publish it to the repository of its own run.",
+                self._reference,
+                f"it was withdrawn ({release.reason}), and no other name may mean it",
+                f"To take that back: cosemzoo yank {self._reference} --undo",
             )
-        aliases = dict.fromkeys(self._publication.aliases, criterion)
         amended = evolve(
             index,
-            criteria={**index.criteria, criterion: release},
-            aliases={**index.aliases, **aliases},
+            criteria={**index.criteria, self._criterion: release},
+            aliases={**index.aliases, **dict.fromkeys(publication.aliases, self._criterion)},
         )
-        return read_index(amended.to_json().encode(), f"{self._repository}/{INDEX_FILE} with {criterion}")
+        where = f"{publication.repository}/{INDEX_FILE} with {self._criterion}"
+        read_index(amended.to_json().encode(), where)
+        texts, words = {}, list(moved)
+        if amended != index:
+            texts[INDEX_FILE] = amended.to_json().encode()
+            if self._criterion not in index.criteria:
+                words.insert(0, f"entered {self._criterion} into {INDEX_FILE}")
+        if publication.card is not None and not self._is_on_main(state, CARD_FILE, publication.card):
+            texts[CARD_FILE] = publication.card
+            words.append("changed the card")
+        holds_best = amended.aliases.get(DEFAULT_CRITERION) == self._criterion and release.state != "yanked"
+        return _MainChanges(texts, tuple(words), holds_best)
 
-    def _read_main(self) -> tuple[str, Index]:
-        answer = self._remote.look_up(_MAIN, INDEX_FILE)
-        if answer.etag is None:
-            return answer.commit, self._empty_index()
-        path = self._remote.download(answer.commit, INDEX_FILE)
-        return answer.commit, read_index(path.read_bytes(), f"{self._repository}/{INDEX_FILE}")
+    def _check_run(self, index: Index) -> None:
+        run, repository = self._publication.manifest.run, self._publication.repository
+        if index.run != run:
+            raise PublicationRefused(
+                self._reference,
+                f"its {MANIFEST_FILE} says run {run!r}, but the repository {repository} holds the run "
+                f"{index.run!r}",
+                "Publish it to the repository of its own run.",
+            )
 
-    def _empty_index(self) -> Index:
-        return Index(run=self._publication.run, criteria={})
+    def _moved_aliases(self, index: Index) -> list[str]:
+        """Give, in words, which names get or change their meaning.
 
-    # --- commits -------------------------------------------------------------------------------------------
+        Raises
+        ------
+        AliasTaken
+            If one changes it that is not to be moved.
+        """
+        words, taken = [], {}
+        for name in self._publication.aliases:
+            before = index.aliases.get(name)
+            if before is None:
+                words.append(f"named it {name}")
+            elif before != self._criterion:
+                commit = index.criteria[before].commit
+                taken[name] = (before, commit)
+                words.append(f"moved {name} from {before} (commit {commit}) to {self._criterion}")
+        if taken and not self._move_aliases:
+            raise AliasTaken(self._reference, taken)
+        return words
 
-    def _commit(
-        self, branch: str, head: str, message: str, texts: Mapping[str, bytes], *, files: bool
-    ) -> str:
-        with ExitStack() as stack:
-            operations: list[_Operation] = [CommitOperationAdd(name, text) for name, text in texts.items()]
-            if files:
-                there = self._remote.files(head)
-                stale = [name for name in there if _is_weights(name) and name not in self._publication.files]
-                operations.extend(CommitOperationDelete(name) for name in stale)
-                for name in self._publication.files:
-                    # An open file goes through LFS; a path would need Xet, which not every Hub has.
-                    file = stack.enter_context((self._publication.folder / name).open("rb"))
-                    operations.append(CommitOperationAdd(name, file))
-            with hub_errors(self._asked):
-                info = self._api.create_commit(
-                    self._repository, operations, commit_message=message, revision=branch, parent_commit=head
-                )
-        return str(info.oid)
-
-    def _weights_at(self, commit: str) -> dict[str, str | None]:
-        files = self._remote.files(commit)
-        return {name: file.sha256 for name, file in files.items() if name.endswith(SUFFIX)}
-
-    def _is_at(self, commit: str) -> bool:
-        """Whether a commit has the checkpoint's files, and no other weights."""
-        files = self._remote.files(commit)
-        others = [name for name in files if _is_weights(name) and name not in self._publication.files]
-        return not others and not differing_files(self._publication, files)
-
-    def _check_same(self, commit: str, published: Mapping[str, str | None]) -> None:
-        reference = str(self._publication.reference)
-        if published != self._publication.weights:
-            raise AlreadyPublished(reference, published)
-        different = differing_files(self._publication, self._remote.files(commit))
-        if different:
-            raise DescriptionDiffers(reference, published, commit, different)
-
-
-def _retried(step: Callable[[], _T]) -> _T:
-    """Take a step again where main has moved meanwhile (412)."""
-    for _ in range(_ATTEMPTS - 1):
-        try:
-            return step()
-        except HubUnavailable as error:
-            if error.status != 412:
-                raise
-    return step()
+    def _is_on_main(self, state: State, name: str, content: bytes) -> bool:
+        if state.head is None:
+            return False
+        file = self._run.files(state.head).get(name)
+        return file is not None and is_content(file, content)
 
 
-def _is_weights(name: str) -> bool:
-    return name.endswith(SUFFIX) or name == SHARD_INDEX
+def _merged(known: Release | None, ours: Release) -> Release:
+    """Give what the index is to say, others having changed it meanwhile."""
+    if known is None:
+        return ours
+    if ours.commit in {known.commit, *known.superseded}:
+        return known
+    # Earlier commits stay known, and so does a withdrawal.
+    superseded = tuple(dict.fromkeys((*known.superseded, known.commit)))
+    return evolve(known, commit=ours.commit, labels=ours.labels, superseded=superseded)
+
+
+@frozen
+class _MainChanges:
+    texts: Mapping[str, bytes]
+    words: tuple[str, ...]
+    holds_best: bool

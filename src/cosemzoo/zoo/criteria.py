@@ -53,7 +53,7 @@ def choose(index: Index, reference: Reference) -> Choice:
 def choose_commit(index: Index, commit: str) -> Choice | None:
     """Find the checkpoint of a commit; None for a commit that the index does not have."""
     for criterion, release in index.criteria.items():
-        if release.commit == commit:
+        if commit in {release.commit, *release.superseded}:
             return Choice(criterion, release)
     return None
 

@@ -9,6 +9,7 @@ import platform
 import re
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import huggingface_hub
 from attrs import frozen
@@ -142,6 +143,17 @@ class RemoteRepository:
                 library_version=__version__,
             )
         return Path(path)
+
+    def has_xet(self, revision: str) -> bool:
+        """Whether the Hub takes uploads to a revision by Xet, too."""
+        name = quote(revision, safe="")
+        with hub_errors(self._asked):
+            response = get_session().get(
+                f"{self._asked.endpoint}/api/models/{self._asked.repository}/xet-write-token/{name}",
+                headers=self._headers(),
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            )
+        return bool(response.status_code == 200)
 
     def header(self, commit: str, file: WeightsFile) -> Header:
         """Read the header of a weights file without downloading the file.

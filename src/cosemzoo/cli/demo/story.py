@@ -72,14 +72,14 @@ def tell(root: Path, *, full: bool) -> str:
 def _publish(root: Path, hub: LocalHub, size: Size) -> dict[str, Tensor]:
     write_run(root / "run", size)
     maintainer = Zoo(endpoint=hub.endpoint, cache_dir=root / "maintainer", token=False)
-    release = publish(root / "run", f"setup04@{ITERATION}", zoo=maintainer, aliases=("best",))
+    published = publish(root / "run", f"setup04@{ITERATION}", zoo=maintainer, aliases=["best"])
     weights = root / "run" / SINGLE_FILE
     print_pairs(
         [
             ("run", f"setup04@{ITERATION}, also called best"),
-            ("commit", release.commit),
+            ("commit", str(published.commit)),
             ("weights", f"{weights.stat().st_size:,} bytes, generated"),
-            ("channels", ", ".join(release.labels)),
+            ("channels", ", ".join(LABELS)),
         ]
     )
     return load_file(weights)
