@@ -19,7 +19,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-lowest lint format types check clean
+.PHONY: help demo test test-full test-lowest lint format types cards check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ format: .venv/.installed ## ruff: repair what it can, and format
 
 types: .venv/.installed ## mypy --strict
 	$(BIN)/mypy --strict
+
+cards: .venv/.installed ## check the cards of the runs
+	$(BIN)/cosemzoo card check model_cards/*.md
 
 check: ## everything that must pass before a change is merged
 	bash .ci/run

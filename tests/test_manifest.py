@@ -2,6 +2,7 @@ import json
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ from cosemzoo.manifest import (
     Channel,
     HeadTensor,
     Index,
+    InheritedChannel,
     Lineage,
     Manifest,
     Release,
@@ -39,6 +41,15 @@ MANIFEST = Manifest(
     lineage=Lineage("cosemzoo/setup04", COMMIT, "https://example.org/x", SHA),
     generated=True,
     tool_version="0.1.0",
+)
+FINE_TUNED = evolve(
+    MANIFEST,
+    lineage=Lineage(
+        "cosemzoo/setup04",
+        COMMIT,
+        base_reference="setup04@1820500",
+        channels=(InheritedChannel("mito", "distance", "er", "distance"), InheritedChannel("er", "distance")),
+    ),
 )
 INDEX = Index(
     run="setup04",
@@ -71,6 +82,13 @@ def index_document(**changes: Any) -> bytes:
     return json.dumps(json.loads(INDEX.to_json()) | changes).encode()
 
 
+MITO, ER = {"label": "mito", "kind": "distance"}, {"label": "er", "kind": "distance"}
+
+
+def inherited(**changes: Any) -> dict[str, Any]:
+    return {"lineage": {"base_repository": "cosemzoo/setup04", "base_commit": COMMIT} | changes}
+
+
 def problems(text: bytes, shapes: dict[str, tuple[int, ...]] | None = None) -> dict[str, str]:
     with pytest.raises(InvalidManifest) as caught:
         read_manifest(text, "config.json", shapes)
@@ -78,8 +96,9 @@ def problems(text: bytes, shapes: dict[str, tuple[int, ...]] | None = None) -> d
     return dict(caught.value.problems)
 
 
-def test_a_manifest_survives_writing_and_reading() -> None:
-    assert read_manifest(MANIFEST.to_json().encode(), "config.json", SHAPES) == MANIFEST
+@pytest.mark.parametrize("manifest", [MANIFEST, FINE_TUNED])
+def test_a_manifest_survives_writing_and_reading(manifest: Manifest) -> None:
+    assert read_manifest(manifest.to_json().encode(), "config.json", SHAPES) == manifest
 
 
 def test_the_shortest_manifest_is_read() -> None:
@@ -113,17 +132,51 @@ def test_several_kinds_per_label_can_be_said() -> None:
     )
 )
 def test_unknown_fields_survive_at_every_level(unknown: dict[str, Any]) -> None:
-    content = json.loads(MANIFEST.to_json())
+    content = json.loads(FINE_TUNED.to_json())
     for record in (
         content,
         content["channels"][0],
         content["head"][1],
         content["target"],
         content["lineage"],
+        content["lineage"]["channels"][1],
     ):
         record.update(unknown)
     read = read_manifest(json.dumps(content).encode(), "config.json")
     assert json.loads(read.to_json()) == content
+
+
+def test_a_manifest_without_what_is_inherited_stays_the_text_that_it_was() -> None:
+    lineage = {"base_repository": "cosemzoo/setup04", "base_commit": COMMIT, "source_sha256": SHA}
+    read = read_manifest(document(lineage=lineage), "config.json")
+    assert read.lineage == Lineage("cosemzoo/setup04", COMMIT, source_sha256=SHA)
+    assert json.loads(read.to_json())["lineage"] == lineage
+
+
+@pytest.mark.parametrize(
+    ("channel", "source"),
+    [
+        (InheritedChannel("er", "distance"), None),
+        (InheritedChannel("er", "distance", "mito", "one-hot"), "mito (one-hot)"),
+        (InheritedChannel("er", "distance", "mito"), "mito"),
+        (InheritedChannel("er", "distance", source_row=0), "row 0"),
+    ],
+)
+def test_what_a_channel_started_from_is_said(channel: InheritedChannel, source: str | None) -> None:
+    assert channel.source == source
+
+
+@pytest.mark.parametrize(
+    ("lineage", "expected"),
+    [
+        (Lineage(), False),
+        (Lineage(source_url="https://example.org/x", source_sha256=SHA), False),
+        (Lineage("cosemzoo/setup04"), True),
+        (Lineage(base_content_hash=SHA), True),
+    ],
+)
+def test_a_converted_run_has_no_base(lineage: Lineage, expected: bool) -> None:
+    assert lineage.has_base is expected
 
 
 def test_a_manifest_does_not_look_like_a_transformers_config() -> None:
@@ -159,6 +212,27 @@ def test_a_manifest_does_not_look_like_a_transformers_config() -> None:
         ("$.architecture", {"architecture": "unet"}, "not an object"),
         ("$.lineage.source_sha256", {"lineage": {"source_sha256": "abc"}}, "64 hexadecimal"),
         ("$.lineage.base_commit", {"lineage": {"base_commit": COMMIT.upper()}}, "40 hexadecimal"),
+        ("$.lineage.base_commit", inherited(base_commit="x"), "40 hexadecimal"),
+        ("$.lineage.base_reference", inherited(base_reference=" "), "is empty"),
+        ("$.lineage.base_reference", inherited(base_reference=7), "not a text"),
+        ("$.lineage.base_content_hash", inherited(base_content_hash="x"), "64 hexadecimal"),
+        ("$.lineage.base_content_hash", inherited(base_content_hash=SHA), "a folder has no commit"),
+        ("$.lineage.channels", inherited(channels={}), "not a list"),
+        ("$.lineage.channels[1]", inherited(channels=[MITO, "er"]), "not an object"),
+        ("$.lineage.channels[1].label", inherited(channels=[MITO, {"kind": "distance"}]), "is missing"),
+        ("$.lineage.channels", inherited(channels=[MITO]), "1 members, but there are 2 channels"),
+        ("$.lineage.channels", {"lineage": {"channels": [MITO, ER]}}, "no base is given"),
+        ("$.lineage.channels[1]", inherited(channels=[MITO, ER | {"kind": "one-hot"}]), "is er (distance)"),
+        (
+            "$.lineage.channels[0].source_kind",
+            inherited(channels=[MITO | {"source_kind": "distance"}, ER]),
+            "without source_label",
+        ),
+        (
+            "$.lineage.channels[1].source_row",
+            inherited(channels=[MITO, ER | {"source_row": -1}]),
+            "less than 0",
+        ),
         ("$.generated", {"generated": "yes"}, "true or false"),
     ],
 )

@@ -302,6 +302,7 @@ def read_manifest(text: bytes, source: str, shapes: Mapping[str, tuple[int, ...]
     """
     values, problems = read_document(Manifest, text)
     problems.extend(_manifest_problems(values))
+    problems.extend(_lineage_problems(values.get("lineage"), values.get("channels")))
     if shapes is not None and {"channels", "head"} <= set(values):
         problems.extend(_shape_problems(values["channels"], values["head"], shapes))
     if problems:
@@ -374,31 +375,38 @@ def _manifest_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "$.channels", "is empty"
     if (values.get("iteration") or 0) < 0:
         yield "$.iteration", f"is {values['iteration']}, less than 0"
-    if values.get("lineage") is not None:
-        yield from _lineage_problems(values["lineage"], values.get("channels"))
 
 
-def _lineage_problems(lineage: Lineage, channels: tuple[Channel, ...] | None) -> Iterator[tuple[str, str]]:
-    path = "$.lineage"
-    if lineage.base_commit and lineage.base_content_hash:
-        yield f"{path}.base_content_hash", "is given beside base_commit: a folder has no commit"
-    if lineage.base_reference is not None and not lineage.base_reference.strip():
-        yield f"{path}.base_reference", "is empty"
-    if lineage.channels is None:
+def _lineage_problems(
+    lineage: Lineage | None, channels: tuple[Channel, ...] | None
+) -> Iterator[tuple[str, str]]:
+    if lineage is None:
         return
-    if not lineage.has_base:
-        yield f"{path}.channels", "says what came from a base, but no base is given"
-    if channels is not None and len(lineage.channels) != len(channels):
-        yield f"{path}.channels", f"has {len(lineage.channels)} members, but there are {len(channels)} channels"
-    for i, inherited in enumerate(lineage.channels):
-        own = channels[i] if channels is not None and i < len(channels) else None
-        if own is not None and (inherited.label, inherited.kind) != (own.label, own.kind):
-            found = f"{inherited.label} ({inherited.kind})"
-            yield f"{path}.channels[{i}]", f"is {found}, but channel {i} is {own}"
+    if lineage.base_commit and lineage.base_content_hash:
+        yield "$.lineage.base_content_hash", "is given beside base_commit: a folder has no commit"
+    if lineage.base_reference is not None and not lineage.base_reference.strip():
+        yield "$.lineage.base_reference", "is empty"
+    if lineage.channels is not None and not lineage.has_base:
+        yield "$.lineage.channels", "says what came from a base, but no base is given"
+    for i, inherited in enumerate(lineage.channels or ()):
         if inherited.source_kind is not None and inherited.source_label is None:
-            yield f"{path}.channels[{i}].source_kind", "is given without source_label"
+            yield f"$.lineage.channels[{i}].source_kind", "is given without source_label"
         if inherited.source_row is not None and inherited.source_row < 0:
-            yield f"{path}.channels[{i}].source_row", f"is {inherited.source_row}, less than 0"
+            yield f"$.lineage.channels[{i}].source_row", f"is {inherited.source_row}, less than 0"
+    if lineage.channels is not None and channels is not None:
+        yield from _order_problems(lineage.channels, channels)
+
+
+def _order_problems(
+    inherited: tuple[InheritedChannel, ...], channels: tuple[Channel, ...]
+) -> Iterator[tuple[str, str]]:
+    if len(inherited) != len(channels):
+        counts = f"has {len(inherited)} members, but there are {len(channels)} channels"
+        yield "$.lineage.channels", counts
+    for i, (one, own) in enumerate(zip(inherited, channels, strict=False)):
+        if (one.label, one.kind) != (own.label, own.kind):
+            found = f"is {one.label} ({one.kind}), but channel {i} is {own}"
+            yield f"$.lineage.channels[{i}]", found
 
 
 def _shape_problems(

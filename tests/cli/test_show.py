@@ -17,10 +17,12 @@ from click.testing import Result
 
 from cosemzoo.cli.demo.run import LABELS
 from cosemzoo.localhub import LocalHub
-from cosemzoo.manifest import Channel, Lineage, read_manifest
+from cosemzoo.manifest import Channel, InheritedChannel, Lineage, read_manifest
 
 Invoke = Callable[..., Result]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+SHA = "b" * 64
 
 
 def rewrite_manifest(folder: Path, **changes: object) -> None:
@@ -109,13 +111,77 @@ def test_a_commit_is_shown_offline_where_no_index_is_cached(invoke: Invoke) -> N
     assert json.loads(result.stdout)["index"] is None
 
 
-def test_where_a_run_comes_from_is_said(invoke: Invoke, copied: Path) -> None:
-    lineage = Lineage("my-lab/base", "a" * 40, "s3://bucket/setup04/1820500", "b" * 64)
-    rewrite_manifest(copied, lineage=lineage)
-    assert (
-        f"lineage         fine-tuned from my-lab/base at commit {'a' * 40}; "
-        f"converted from s3://bucket/setup04/1820500; SHA-256 {'b' * 64}"
-    ) in invoke("show", str(copied)).stdout.splitlines()
+def test_the_file_that_was_converted_is_said(invoke: Invoke, copied: Path) -> None:
+    rewrite_manifest(copied, lineage=Lineage(source_url="s3://bucket/setup04/1820500", source_sha256=SHA))
+    text = invoke("show", str(copied)).stdout
+    assert f"lineage         converted from s3://bucket/setup04/1820500 (SHA-256 {SHA})" in text.splitlines()
+
+
+def fine_tuned(invoke: Invoke, folder: Path, **changes: object) -> str:
+    """Make the checkpoint of a folder one that was fine-tuned from setup04; give the commit of that."""
+    commit: str = json.loads(invoke("show", "setup04@best", "--json").stdout)["commit"]
+    lineage = Lineage(
+        base_repository="cosemzoo/setup04",
+        base_commit=commit,
+        base_reference="setup04@1820500",
+        source_sha256=SHA,
+    )
+    rewrite_manifest(folder, run="run_1", iteration=7, lineage=evolve(lineage, **changes))  # type: ignore[arg-type]
+    return commit
+
+
+def test_the_chain_of_a_fine_tuned_run_is_said(invoke: Invoke, copied: Path) -> None:
+    commit = fine_tuned(invoke, copied)
+    lines = invoke("show", str(copied)).stdout.splitlines()
+    start = lines.index(f"lineage         this checkpoint, converted from a file (SHA-256 {SHA})")
+    assert lines[start + 1] == (f"                ← setup04@1820500, cosemzoo/setup04 at commit {commit}")
+    assert lines[start + 2].startswith("written by")
+
+
+def test_the_json_document_holds_the_chain(invoke: Invoke, copied: Path) -> None:
+    commit = fine_tuned(invoke, copied)
+    own, base = json.loads(invoke("show", str(copied), "--json").stdout)["lineage"]
+    assert (own["reference"], own["source_sha256"], own["commit"]) == ("run_1@7", SHA, None)
+    assert base == {
+        "reference": "setup04@1820500",
+        "repository": "cosemzoo/setup04",
+        "commit": commit,
+        "content_hash": None,
+        "source_url": None,
+        "source_sha256": None,
+        "problem": None,
+    }
+
+
+def test_a_base_that_cannot_be_had_is_one_line_and_no_error(invoke: Invoke, copied: Path) -> None:
+    fine_tuned(invoke, copied, base_repository="my-lab/gone", base_reference="my-lab/gone@\x1b[2J")
+    result = invoke("show", str(copied))
+    assert result.exit_code == 0
+    (line,) = [line for line in result.stdout.splitlines() if "←" in line]
+    assert r"← my-lab/gone@\x1b[2J, my-lab/gone at commit" in line
+    assert "; not followed: my-lab/gone@" in line
+    assert "found no repository my-lab/gone" in line
+
+
+def test_a_base_in_a_folder_is_said_by_its_content(invoke: Invoke, copied: Path) -> None:
+    rewrite_manifest(copied, lineage=Lineage(base_reference="run_0@5", base_content_hash=SHA))
+    lines = invoke("show", str(copied)).stdout.splitlines()
+    assert "lineage         this checkpoint" in lines
+    where = "not followed: it was in a folder, and where is not recorded"
+    assert f"                ← run_0@5, content {SHA}; {where}" in lines
+
+
+def test_what_each_channel_started_from_is_a_column(invoke: Invoke, copied: Path) -> None:
+    sources = ["er", None, *LABELS[2:]]
+    channels = [
+        InheritedChannel(label, "distance", source, source and "distance")
+        for label, source in zip(LABELS, sources, strict=True)
+    ]
+    fine_tuned(invoke, copied, channels=tuple(channels))
+    text = invoke("show", str(copied)).stdout
+    assert re.search(r"^row +label +kind +from$", text, re.MULTILINE)
+    assert re.search(r"^0 +ecs +distance +er \(distance\)$", text, re.MULTILINE)
+    assert re.search(r"^1 +pm +distance +new$", text, re.MULTILINE)
 
 
 def test_trained_weights_are_not_called_generated(invoke: Invoke, copied: Path) -> None:

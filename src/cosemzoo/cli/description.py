@@ -5,12 +5,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from cosemzoo.manifest import Index, Lineage, Manifest, Target
+    from cosemzoo.manifest import Index, Manifest, Target
+    from cosemzoo.publishing.chain import LineageStep
     from cosemzoo.zoo import Checkpoint
 
 Pair = tuple[str, str]
 
 _NOT_STATED: Final = "not stated"
+_NEW: Final = "new"
 _SHORT: Final = 8
 
 
@@ -61,8 +63,8 @@ def weights_pair(checkpoint: "Checkpoint") -> Pair:
     )
 
 
-def manifest_pairs(manifest: "Manifest") -> Iterator[Pair]:
-    """Give what a manifest says, in words, all but the channels."""
+def manifest_pairs(manifest: "Manifest", chain: "Sequence[LineageStep]") -> Iterator[Pair]:
+    """Give what a manifest says, and the chain of its bases, in words; all but the channels."""
     if manifest.generated:
         yield "GENERATED", "made-up numbers in the network's shapes, not a trained network"
     yield "run", manifest.run
@@ -78,14 +80,29 @@ def manifest_pairs(manifest: "Manifest") -> Iterator[Pair]:
         yield "", f"{name} = {json.dumps(value, ensure_ascii=False)}"
     yield "layout", manifest.layout or _NOT_STATED
     yield "head", ", ".join(tensor.name for tensor in manifest.head)
-    yield "lineage", "; ".join(_lineage(manifest.lineage)) or _NOT_STATED
+    yield from _lineage_pairs(chain)
     yield "written by", f"cosemzoo {manifest.tool_version}" if manifest.tool_version else _NOT_STATED
 
 
+def lineage_values(chain: "Sequence[LineageStep]") -> list[dict[str, Any]]:
+    """Give the chain of a checkpoint's bases as JSON values, the checkpoint itself first."""
+    from attrs import asdict  # noqa: PLC0415 - the help needs no records
+
+    return [asdict(step) for step in chain]
+
+
+def channel_columns(manifest: "Manifest") -> Sequence[str]:
+    """Give the names of what `channel_rows` gives."""
+    inherited = manifest.lineage is not None and manifest.lineage.channels is not None
+    return ("row", "label", "kind", "from") if inherited else ("row", "label", "kind")
+
+
 def channel_rows(manifest: "Manifest") -> Iterator[Sequence[str]]:
-    """Give the row, label and kind of every channel."""
+    """Give the row, label and kind of every channel, and what it started from, where that is known."""
+    inherited = None if manifest.lineage is None else manifest.lineage.channels
     for row, channel in enumerate(manifest.channels):
-        yield str(row), channel.label, channel.kind
+        source = () if inherited is None else (inherited[row].source or _NEW,)
+        yield str(row), channel.label, channel.kind, *source
 
 
 def criteria_rows(index: "Index") -> Iterator[Sequence[str]]:
@@ -113,13 +130,25 @@ def _target(target: "Target | None") -> str:
     return "; ".join(parts)
 
 
-def _lineage(lineage: "Lineage | None") -> Iterator[str]:
-    if lineage is None:
+def _lineage_pairs(chain: "Sequence[LineageStep]") -> Iterator[Pair]:
+    own, *bases = chain
+    converted = _converted(own)
+    if not bases:
+        yield "lineage", converted or _NOT_STATED
         return
-    if lineage.base_repository:
-        commit = f" at commit {lineage.base_commit}" if lineage.base_commit else ""
-        yield f"fine-tuned from {lineage.base_repository}{commit}"
-    if lineage.source_url or lineage.source_sha256:
-        yield f"converted from {lineage.source_url or 'a file'}"
-    if lineage.source_sha256:
-        yield f"SHA-256 {lineage.source_sha256}"
+    yield "lineage", f"this checkpoint{f', {converted}' if converted else ''}"
+    for base in bases:
+        parts = [base.reference]
+        if base.repository and base.commit:
+            parts.append(f"{base.repository} at commit {base.commit}")
+        elif base.content_hash:
+            parts.append(f"content {base.content_hash}")
+        parts += [converted] if (converted := _converted(base)) else []
+        yield "", f"← {', '.join(parts)}{f'; not followed: {base.problem}' if base.problem else ''}"
+
+
+def _converted(step: "LineageStep") -> str:
+    if not (step.source_url or step.source_sha256):
+        return ""
+    digest = f" (SHA-256 {step.source_sha256})" if step.source_sha256 else ""
+    return f"converted from {step.source_url or 'a file'}{digest}"

@@ -1,6 +1,6 @@
 """Progress bars: those of huggingface_hub, on stderr, where there is something to wait for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -21,3 +21,17 @@ def no_download_bars() -> Iterator[None]:
         yield
     finally:
         enable_progress_bars("huggingface_hub")
+
+
+@contextmanager
+def bytes_bar(words: str) -> Iterator[Callable[[int, int], None]]:
+    """Give what shows, on a terminal, how many bytes of how many are done."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # noqa: PLC0415 - not for the help
+
+    with tqdm(desc=words, unit="B", unit_scale=True, disable=None) as bar:  # type: ignore[no-untyped-call]
+
+        def show(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        yield show
