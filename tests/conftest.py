@@ -1,14 +1,17 @@
 """What the tests share: a Hub of their own, checkpoints to put on it, and nothing from the environment."""
 
+import atexit
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,10 @@ from huggingface_hub import HfApi
 from cosemzoo.checkpoints.writer import write_safetensors
 from cosemzoo.localhub import LocalHub
 from cosemzoo.manifest import Channel, HeadTensor, Manifest
+from cosemzoo.nets import CosemUNet
 from cosemzoo.zoo import Zoo
 
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 # A shell gives a job in the background an ignored SIGINT, which the tests of interruption need.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -115,6 +120,31 @@ def run_python(hub: LocalHub, tmp_path: Path) -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def write_training(tmp_path: Path) -> Callable[..., Path]:
+    """Write a file as the COSEM bucket has them, with made-up numbers: every tensor under two names."""
+    return partial(write_pickle, tmp_path)
+
+
+def write_pickle(folder: Path, name: str = "checkpoint", *, channels: int = 14, seed: int = 0) -> Path:
+    """Write it into a folder and give its path; the network is reduced in width."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = CosemUNet(channels, widths_down=(1, 2, 3, 4), widths_up=(2, 2, 3))
+    state = {}
+    for prefix, names in {
+        "backbone.": ("architecture.unet.", "chain.0.unet."),
+        "prediction_head.": ("prediction_head.", "chain.1."),
+    }.items():
+        for tensor, values in network.state_dict().items():
+            if tensor.startswith(prefix):
+                state.update({other + tensor.removeprefix(prefix): values for other in names})
+    path = folder / name
+    moments = {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3)}}
+    torch.save({"model": state, "optimizer": {"state": moments, "param_groups": []}}, path)
+    return path
 
 
 @pytest.fixture

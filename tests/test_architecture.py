@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "cosemzoo"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-WITH_TORCH = {"writer", "mapped", "model_tensors", "materialise", "apply"}
+#: The module that reads training checkpoints.
+READS_PICKLES = PACKAGE / "checkpoints" / "pickles.py"
+WITH_TORCH = {"writer", "mapped", "pickles", "training", "model_tensors", "materialise", "apply"}
 TORCH_FREE_ROOMS = {
     "errors",
     "strict_json",
@@ -88,11 +90,21 @@ def test_every_public_name_loads() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_nothing_is_unpickled_and_tls_is_always_verified(path: Path) -> None:
     text = path.read_text()
-    for forbidden in (
-        "import pickle",
-        "torch.load(",
-        "weights_only=False",
-        "verify=False",
-        "_create_unverified",
-    ):
-        assert forbidden not in text
+    forbidden = ["import pickle", "weights_only=False", "verify=False", "_create_unverified"]
+    if path != READS_PICKLES:
+        forbidden += ["torch.load(", "from pickle"]
+    for words in forbidden:
+        assert words not in text
+
+
+def test_the_one_module_that_unpickles_reads_weights_only() -> None:
+    nodes = list(ast.walk(ast.parse(READS_PICKLES.read_text())))
+    from_pickle = {name for name in imported(READS_PICKLES) if name.split(".")[0] == "pickle"}
+    assert from_pickle == {"pickle.UnpicklingError"}
+    calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
+    mentions = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr == "load"]
+    assert len(calls) == len(mentions) == 1
+    for call in calls:
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert given["weights_only"] == "True"
+        assert None not in given

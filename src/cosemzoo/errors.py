@@ -341,7 +341,8 @@ class DiskFull(CosemZooError, OSError):
         self.reference, self.path, self.needed, self.free = reference, path, needed, free
         super().__init__(
             f"{reference}: needs {needed:,} bytes in {path}, which has {free:,} free. "
-            "Free some (hf cache ls, hf cache rm) or choose another disk with HF_HUB_CACHE."
+            "Free some (of the cache: hf cache ls, hf cache rm), or choose another disk (for the cache: "
+            "HF_HUB_CACHE)."
         )
 
 
@@ -603,7 +604,8 @@ class WeightsNotFound(CosemZooError, FileNotFoundError):
         named = f"It holds:{listing(available)}\n{step}" if available else ""
         super().__init__(
             f"{reference}: {where} holds neither model.safetensors nor model.safetensors.index.json. "
-            f"{named}Pickled weights (.pt, .pth, .bin) are not read; convert them to safetensors first."
+            f"{named}Pickled weights (.pt, .pth, .bin) are not read; convert them: "
+            "cosemzoo convert FILE model.safetensors"
         )
 
 
@@ -727,9 +729,9 @@ class UnsafeConversion(CosemZooError, OverflowError):
     def __init__(self, tensors: Sequence[str]) -> None:
         self.tensors = tuple(tensors)
         super().__init__(
-            "values are beyond what the model's dtype can hold; nothing was changed:"
+            "values are beyond what the dtype asked for can hold; nothing was changed:"
             f"{listing(self.tensors)}\n"
-            "Load into a model of a wider dtype, such as float32 or bfloat16."
+            "Use a wider dtype, such as float32 or bfloat16."
         )
 
 

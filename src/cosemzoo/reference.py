@@ -108,6 +108,13 @@ def known_runs() -> Mapping[str, str]:
     return repositories
 
 
+@cache
+def published_iterations() -> Mapping[str, tuple[str, ...]]:
+    """Give the iterations of each COSEM run of which there is a published original (`published.toml`)."""
+    text = files("cosemzoo").joinpath("published.toml").read_text(encoding="utf-8")
+    return {run: tuple(map(str, those)) for run, those in tomllib.loads(text)["iterations"].items()}
+
+
 def parse_reference(text: "str | os.PathLike[str] | Reference") -> Reference:
     """Parse a reference.
 

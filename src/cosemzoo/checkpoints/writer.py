@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -44,12 +44,18 @@ _DTYPE_NAMES: Final[Mapping[torch.dtype, str]] = {
 }
 _DTYPE_ORDER: Final = {name: place for place, name in enumerate(DTYPE_BITS)}
 
-#: Bytes that are converted, hashed and written at a time.
-_PIECE_BYTES: Final = 1024 * 1024
+#: Bytes that are converted, hashed and written at a time. For so few elements torch starts no threads, which
+#: on a busy machine wait for one another longer than they work.
+_PIECE_BYTES: Final = 64 * 1024
 
 
 def write_safetensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> str:
     """Write tensors to a file, which appears whole or not at all.
 
@@ -65,6 +71,10 @@ def write_safetensors(
         A state dict, in any order, on any device.
     metadata : mapping of str to str, optional
         Further entries of the file's ``__metadata__``.
+    dtype : torch.dtype, optional
+        What floating-point tensors are converted to as they are written; by default each keeps its own.
+    progress : callable, optional
+        Told of every piece that was written, by its number of bytes.
 
     Returns
     -------
@@ -82,11 +92,8 @@ def write_safetensors(
         If the file cannot be written; what was there before is untouched.
     """
     metadata = {FORMAT_KEY: "pt", **(metadata or {})}
-    problems = [(name, why) for name, tensor in tensors.items() for why in _obstacles(name, tensor)]
-    problems.extend(_metadata_obstacles(metadata))
-    if problems:
-        raise UnsupportedModel(problems)
-    aliases = _find_shared(tensors)
+    check_storable(tensors, metadata)
+    aliases = find_shared(tensors)
     taken = [(alias, metadata[alias]) for alias, name in aliases.items() if metadata.get(alias, name) != name]
     if taken:
         raise UnsupportedModel(
@@ -95,20 +102,41 @@ def write_safetensors(
                 for alias, value in taken
             ]
         )
-    kept = sorted(
-        tensors.keys() - aliases.keys(),
-        key=lambda name: (-_DTYPE_ORDER[_DTYPE_NAMES[tensors[name].dtype]], name),
+    dtypes = {name: written_dtype(tensors[name], dtype) for name in tensors.keys() - aliases.keys()}
+    kept = sorted(dtypes, key=lambda name: (-_DTYPE_ORDER[_DTYPE_NAMES[dtypes[name]]], name))
+    header = _header_bytes(
+        path, {name: (tensors[name], dtypes[name]) for name in kept}, {**metadata, **aliases}
     )
-    header = _header_bytes(path, {name: tensors[name] for name in kept}, {**metadata, **aliases})
     digest = hashlib.sha256(header)
     with _replacing(path) as file:
         file.write(header)
         for name in kept:
             for piece in _pieces(tensors[name]):
-                data = _memory(piece)
+                data = bits_of(piece.to(dtypes[name])).numpy().data
                 digest.update(data)
                 file.write(data)
+                if progress:
+                    progress(len(data))
     return digest.hexdigest()
+
+
+def check_storable(tensors: Mapping[str, object], metadata: Mapping[str, str] | None = None) -> None:
+    """Check that a file can hold these tensors and this metadata, without reading any values.
+
+    Raises
+    ------
+    UnsupportedModel
+        If not; its `problems` are all that were found.
+    """
+    problems = [(name, why) for name, tensor in tensors.items() for why in _obstacles(name, tensor)]
+    problems.extend(_metadata_obstacles({FORMAT_KEY: "pt", **(metadata or {})}))
+    if problems:
+        raise UnsupportedModel(problems)
+
+
+def written_dtype(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """Give the element type that a tensor is written with where `dtype` is asked for."""
+    return dtype if dtype and tensor.is_floating_point() else tensor.dtype
 
 
 def _obstacles(name: str, tensor: object) -> Iterator[str]:
@@ -137,7 +165,7 @@ def _metadata_obstacles(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]
         yield FORMAT_KEY, f"is {metadata[FORMAT_KEY]!r} in the metadata, but the tensors are PyTorch's (pt)"
 
 
-def _find_shared(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def find_shared(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Give every name that is not the kept one of its tensor, with the kept one."""
     groups: dict[Hashable, list[str]] = {}
     for name, tensor in tensors.items():
@@ -167,13 +195,15 @@ def _identity(tensor: torch.Tensor) -> Hashable:
     )
 
 
-def _header_bytes(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+def _header_bytes(
+    path: Path, tensors: Mapping[str, tuple[torch.Tensor, torch.dtype]], metadata: Mapping[str, str]
+) -> bytes:
     header: dict[str, object] = {METADATA_KEY: dict(sorted(metadata.items()))}
     offset = 0
-    for name, tensor in tensors.items():
-        end = offset + tensor.nbytes
+    for name, (tensor, dtype) in tensors.items():
+        end = offset + tensor.numel() * dtype.itemsize
         header[name] = {
-            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "dtype": _DTYPE_NAMES[dtype],
             "shape": list(tensor.shape),
             "data_offsets": [offset, end],
         }
@@ -186,23 +216,31 @@ def _header_bytes(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     return data
 
 
-def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Cut a tensor, in the order of its elements, into pieces of at most `_PIECE_BYTES`."""
-    if tensor.is_contiguous():
-        tensor = tensor.view(-1)
-    if tensor.nbytes <= _PIECE_BYTES:
-        yield tensor
+def aligned_pieces(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Cut tensors of one shape and dtype, in the order of their elements, into the same small pieces."""
+    if all(tensor.is_contiguous() for tensor in tensors):
+        tensors = tuple(tensor.view(-1) for tensor in tensors)
+    first = tensors[0]
+    if first.nbytes <= _PIECE_BYTES:
+        yield tensors
         return
-    rows = _PIECE_BYTES * len(tensor) // tensor.nbytes
-    for start in range(0, len(tensor), max(rows, 1)):
-        yield from _pieces(tensor[start : start + rows] if rows else tensor[start])
+    rows = _PIECE_BYTES * len(first) // first.nbytes
+    for start in range(0, len(first), max(rows, 1)):
+        yield from aligned_pieces(
+            *(tensor[start : start + rows] if rows else tensor[start] for tensor in tensors)
+        )
 
 
-def _memory(piece: torch.Tensor) -> memoryview:
+def bits_of(piece: torch.Tensor) -> torch.Tensor:
+    """Give the bytes of a tensor's elements in their order; a view of its memory where that is possible."""
     dense = piece.cpu().resolve_conj().resolve_neg().contiguous()
     # Not view(-1), which keeps an odd stride where there is but one element.
     flat = dense.as_strided((dense.numel(),), (1,))
-    return flat.view(torch.uint8).numpy().data
+    return flat.view(torch.uint8)
+
+
+def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    return (piece for (piece,) in aligned_pieces(tensor))
 
 
 @contextmanager

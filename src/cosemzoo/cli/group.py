@@ -6,11 +6,16 @@ from typing import Any, Final
 import click
 
 from cosemzoo._version import __version__
+from cosemzoo.cli.card import card
+from cosemzoo.cli.convert import convert
 from cosemzoo.cli.demo import demo
 from cosemzoo.cli.fetch import fetch
 from cosemzoo.cli.hub import hub
+from cosemzoo.cli.import_command import import_command
 from cosemzoo.cli.output import printable
+from cosemzoo.cli.push import push
 from cosemzoo.cli.show import show
+from cosemzoo.cli.yank import yank
 from cosemzoo.errors import CosemZooError, CosemZooWarning
 
 # What shells call a command that Ctrl-C ended: 128 + SIGINT.
@@ -62,6 +67,8 @@ Examples:
   cosemzoo demo                    see it all work, on this machine
   cosemzoo show setup04@best       what a checkpoint is, without its weights
   cosemzoo fetch setup04@1820500   download it, for machines without a network
+  cosemzoo import setup04@1820500   take a COSEM run from the bucket of its authors
+  cosemzoo push my-lab/run_1@1000 --weights CHECKPOINT --card run_1.md
 """
 
 
@@ -75,5 +82,5 @@ def main() -> None:
     """Start volume-electron-microscopy networks from pretrained runs, by name."""
 
 
-for _command in (fetch, show, demo, hub):
+for _command in (fetch, show, import_command, convert, card, push, yank, demo, hub):
     main.add_command(_command)

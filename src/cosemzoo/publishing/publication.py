@@ -13,11 +13,11 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from cosemzoo.document import Commit, Sha256, Timestamp
 from cosemzoo.errors import InvalidManifest, InvalidReference, PublicationRefused
-from cosemzoo.manifest import MANIFEST_FILE, Manifest, Release, read_manifest
+from cosemzoo.manifest import MANIFEST_FILE, Manifest, Release, check_manifest, read_manifest
 from cosemzoo.reference import DEFAULT_CRITERION, Reference, check_criterion, is_iteration
 from cosemzoo.zoo import Checkpoint, WeightsFile, Zoo
 from cosemzoo.zoo.digests import published_digest
-from cosemzoo.zoo.weights import SHARD_INDEX, SINGLE_FILE
+from cosemzoo.zoo.weights import SHARD_INDEX, SINGLE_FILE, shapes_of
 
 CARD_FILE: Final = "README.md"
 
@@ -41,6 +41,8 @@ class Publication:
         The index of the weights, where they are in several files.
     card : bytes or None
         The card; None leaves the one that is there.
+    first_card : bytes or None
+        The card of a run that has none yet, where there is no `card`.
     folder : Path or None
         Where the weights files are; None if they are on the Hub already.
     date : str
@@ -56,6 +58,7 @@ class Publication:
     card: bytes | None
     folder: Path | None
     date: str
+    first_card: bytes | None = None
 
     @property
     def criterion(self) -> str:
@@ -115,6 +118,34 @@ def prepare_folder(
     )
     _check_card(publication, place / CARD_FILE)
     return publication
+
+
+def prepare_published(
+    checkpoint: Checkpoint,
+    aliases: Sequence[str],
+    *,
+    manifest: Manifest,
+    card: bytes | None,
+) -> Publication:
+    """Take a checkpoint that is on the Hub for one that is to be named or described otherwise.
+
+    Raises
+    ------
+    InvalidManifest
+        If the manifest contradicts the weights.
+    """
+    check_manifest(manifest, shapes_of(checkpoint.weights), MANIFEST_FILE)
+    return Publication(
+        reference=checkpoint.reference.at(checkpoint.criterion),
+        repository=str(checkpoint.repository),
+        manifest=manifest,
+        aliases=tuple(aliases),
+        weights=_weights_of(checkpoint),
+        shard_index=None,
+        card=card,
+        folder=None,
+        date=_timestamp(str(checkpoint.reference), None),
+    )
 
 
 def check_request(reference: Reference, zoo: Zoo, aliases: Sequence[str]) -> tuple[str, ...]:

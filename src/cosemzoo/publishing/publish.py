@@ -315,7 +315,7 @@ class _Publisher:
         return differing_texts(self._publication, files, manifest)
 
     def _texts(self) -> dict[str, bytes]:
-        card = self._publication.card
+        card = self._publication.card or self._publication.first_card
         return self._publication.texts | ({} if card is None else {CARD_FILE: card})
 
     # --- main: the index of criteria, the card, the files of the best --------------------------------------
@@ -362,8 +362,9 @@ class _Publisher:
             texts[INDEX_FILE] = amended.to_json().encode()
             if self._criterion not in index.criteria:
                 words.insert(0, f"entered {self._criterion} into {INDEX_FILE}")
-        if publication.card is not None and not self._is_on_main(state, CARD_FILE, publication.card):
-            texts[CARD_FILE] = publication.card
+        card = self._new_card(state)
+        if card is not None:
+            texts[CARD_FILE] = card
             words.append("changed the card")
         holds_best = amended.aliases.get(DEFAULT_CRITERION) == self._criterion and release.state != "yanked"
         return _MainChanges(texts, tuple(words), holds_best)
@@ -399,11 +400,13 @@ class _Publisher:
             raise AliasTaken(self._reference, taken)
         return words
 
-    def _is_on_main(self, state: State, name: str, content: bytes) -> bool:
-        if state.head is None:
-            return False
-        file = self._run.files(state.head).get(name)
-        return file is not None and is_content(file, content)
+    def _new_card(self, state: State) -> bytes | None:
+        """Give the card that main is to have, where it has another or none."""
+        there = self._run.files(state.head).get(CARD_FILE) if state.head else None
+        if there is None:
+            return self._publication.card or self._publication.first_card
+        card = self._publication.card
+        return None if card is None or is_content(there, card) else card
 
 
 def _merged(known: Release | None, ours: Release) -> Release:

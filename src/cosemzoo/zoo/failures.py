@@ -30,7 +30,7 @@ from cosemzoo.errors import (
     NotReadable,
     RunNotFound,
 )
-from cosemzoo.reference import known_runs
+from cosemzoo.reference import known_runs, parse_reference, published_iterations
 
 #: What the client's HTTP library raises without an answer: httpx with huggingface_hub 1, httpx2 with 2.
 HTTPError: Final[type[BaseException]] = HfHubHTTPError.__bases__[0]
@@ -160,14 +160,25 @@ def _denied(asked: Asked, *, gated: bool) -> AccessDenied:
 
 def _no_repository(asked: Asked) -> RunNotFound:
     where = f"repository {asked.repository} on {asked.endpoint}"
-    if asked.repository in known_runs().values():
-        hint = (
-            "This COSEM run is not published there yet. "
-            "If you publish it yourself, name your repository: namespace/run."
-        )
+    run = next((run for run, repository in known_runs().items() if repository == asked.repository), None)
+    if run is not None:
+        hint = _import_hint(run, parse_reference(asked.reference).wanted)
     else:
         hint = (
             "It does not exist, or it is private and needs a token: check the spelling, "
             "then run `hf auth login` (or set HF_TOKEN)."
         )
     return RunNotFound(asked.reference, where, hint)
+
+
+def _import_hint(run: str, criterion: str) -> str:
+    """Say how one has a COSEM run all the same: its originals are published elsewhere."""
+    iterations = published_iterations()[run]
+    which, others = criterion, ""
+    if criterion not in iterations:
+        which, others = iterations[-1], f" (there are the iterations {', '.join(iterations)})"
+    return (
+        "This COSEM run is not published there yet. To have the published original in the local zoo, run: "
+        f"cosemzoo import {run}@{which}{others}; then ask for local:{run}@{which}. "
+        "If you publish it yourself, name your repository: namespace/run."
+    )

@@ -1,0 +1,304 @@
+"""From a training checkpoint to a run on the Hub: convert, describe, publish."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from attrs import evolve, frozen
+from huggingface_hub import ModelCardData
+
+from cosemzoo.checkpoints.dacapo_store import find_stored, stored_channels
+from cosemzoo.document import Sha256
+from cosemzoo.errors import InvalidCard, PublicationRefused
+from cosemzoo.manifest import MANIFEST_FILE, Channel, Lineage, Manifest
+from cosemzoo.nets.recognise import recognise
+from cosemzoo.publishing.card import RunCard, plain_card, read_card
+from cosemzoo.publishing.card_block import RunDescription
+from cosemzoo.publishing.conversion import Conversion, convert
+from cosemzoo.publishing.download import download
+from cosemzoo.publishing.known_cards import known_card
+from cosemzoo.publishing.lineage import read_lineage
+from cosemzoo.publishing.publication import (
+    Publication,
+    check_request,
+    prepare_folder,
+    prepare_published,
+)
+from cosemzoo.publishing.publish import Published, publish_prepared
+from cosemzoo.publishing.staging import staging_folder
+from cosemzoo.reference import DEFAULT_CRITERION, Reference, is_iteration, parse_reference
+from cosemzoo.zoo import Zoo
+from cosemzoo.zoo.weights import SINGLE_FILE, shapes_of
+
+Progress = Callable[[int, int], None]
+
+_URLS: Final = ("https://", "http://")
+
+
+@frozen(kw_only=True)
+class PushOptions:
+    """What there is to say of a push besides the reference and the weights.
+
+    Attributes
+    ----------
+    card : Path or None
+        The run's card; by default that of a COSEM run, else a plain one.
+    channels : sequence of Channel
+        Those of the head, in the order of its rows, where there is no card.
+    aliases : sequence of str
+        Other names that are to mean the checkpoint.
+    move_aliases, amend, private, rehearse : bool
+        As for `publish`.
+    dtype : str or None
+        To which the weights are cast; None keeps theirs.
+    allow_nonfinite : bool
+        Whether NaN and infinities are published.
+    base : str or None
+        The checkpoint that the run was fine-tuned from.
+    report : Path or None
+        The JSON of the report that the load from the base returned.
+    generated : bool
+        Whether the weights are made-up numbers.
+    progress : callable or None
+        Called with bytes done and all bytes, of downloading and of converting.
+    """
+
+    card: Path | None = None
+    channels: Sequence[Channel] = ()
+    aliases: Sequence[str] = ()
+    move_aliases: bool = False
+    amend: bool = False
+    private: bool = False
+    rehearse: bool = False
+    dtype: str | None = None
+    allow_nonfinite: bool = False
+    base: str | None = None
+    report: Path | None = None
+    generated: bool = False
+    progress: Progress | None = None
+
+
+@frozen(kw_only=True)
+class Pushed:
+    """What a push did.
+
+    Attributes
+    ----------
+    published : Published
+    manifest : Manifest
+    conversion : Conversion or None
+        None where the weights were published before, or came converted.
+    """
+
+    published: Published
+    manifest: Manifest
+    conversion: Conversion | None
+
+
+def push(
+    reference: str,
+    weights: str | Path | None = None,
+    *,
+    zoo: Zoo,
+    store: Path | None = None,
+    options: PushOptions | None = None,
+) -> Pushed:
+    """Publish a training checkpoint as an iteration of a run.
+
+    Parameters
+    ----------
+    reference : str
+        As what: ``run@iteration``. From a store also a name that the store has, such as ``run@best``: the
+        iteration that it means is published, and the name is one of the aliases.
+    weights : str or Path, optional
+        What `convert` reads, or an address (https://) of such a file, or a folder with a ``config.json``,
+        which is published as it is. Without it, a checkpoint that was published before is named or described
+        anew.
+    zoo : Zoo
+        Says to which Hub, and with which token.
+    store : Path, optional
+        A DaCapo weights store (``runs_base_dir``) to take the weights from instead.
+    options : PushOptions, optional
+
+    Returns
+    -------
+    Pushed
+
+    Raises
+    ------
+    PublicationRefused
+        If what was asked contradicts itself, or what is there; nothing was published.
+    InvalidCard, InvalidLineage
+        If card or report do not fit the weights.
+    UnreadableCheckpoint, UnsafePickle, NonFiniteValues, AliasConflict, UnsafeConversion
+        If the weights cannot be converted.
+    CosemZooError
+        As `publish` and, for the base, `Zoo.resolve` do.
+    """
+    options = options or PushOptions()
+    asked = parse_reference(reference)
+    with staging_folder() as folder:
+        one = _Push(asked, zoo, options, folder)
+        if store is not None and weights is not None:
+            step = "Give one of them."
+            raise PublicationRefused(reference, "both a file of weights and a store are given", step)
+        if store is not None:
+            return one.from_store(store)
+        if weights is None:
+            return one.from_the_hub()
+        if str(weights).startswith(_URLS):
+            return one.from_address(str(weights))
+        return one.from_file(Path(weights))
+
+
+class _Push:
+    def __init__(self, asked: Reference, zoo: Zoo, options: PushOptions, folder: Path) -> None:
+        self._asked = asked
+        self._zoo = zoo
+        self._options = options
+        self._folder = folder
+        self._aliases = check_request(asked, zoo, options.aliases)
+        self._repository = zoo.repository_of(asked)
+
+    # --- where the weights come from -----------------------------------------------------------------------
+
+    def from_store(self, store: Path) -> Pushed:
+        stored = find_stored(store, self._asked.run, self._asked.criterion)
+        if stored.criterion != str(stored.iteration):
+            # A store takes dataset and criterion in both orders, and spells them in one.
+            turned = "/".join(reversed(stored.criterion.split("/")))
+            name = turned if turned in stored.names else stored.criterion
+            self._aliases = tuple(dict.fromkeys([*self._aliases, name]))
+        self._asked = self._asked.at(str(stored.iteration))
+        channels = stored_channels(store, self._asked.run) or ()
+        return self._convert(stored.path, None, [Channel(*channel) for channel in channels])
+
+    def from_address(self, url: str) -> Pushed:
+        self._check_criterion()
+        path = self._folder / "downloaded"
+        download(url, path, reference=str(self._asked), progress=self._options.progress)
+        return self._convert(path, url, ())
+
+    def from_file(self, path: Path) -> Pushed:
+        if self._options.card is None and (path / MANIFEST_FILE).is_file():
+            publication = prepare_folder(path, self._asked, self._zoo, self._aliases)
+            return Pushed(
+                published=self._publish(publication), manifest=publication.manifest, conversion=None
+            )
+        self._check_criterion()
+        return self._convert(path, None, ())
+
+    def from_the_hub(self) -> Pushed:
+        options = self._options
+        if options.amend and not (options.card or options.base):
+            raise self._refused("there is nothing to amend it with", "Give the right card: --card.")
+        if not (self._aliases or options.card or options.amend):
+            raise self._refused("there is nothing to publish", "Give the weights: --weights, or --store.")
+        checkpoint = self._zoo.resolve(self._asked)
+        there = checkpoint.manifest
+        if there is None:
+            raise self._refused("it was not published with cosemzoo", "Give its weights: --weights.")
+        card, manifest = None, there
+        if options.card is not None:
+            card = read_card(options.card)
+            manifest = self._describe(card, shapes_of(checkpoint.weights), there.iteration)
+            manifest = evolve(manifest, generated=there.generated or options.generated, lineage=there.lineage)
+        manifest = self._with_lineage(manifest, there.lineage)
+        text = None if card is None else card.render(manifest, repository=self._repository).encode()
+        publication = prepare_published(checkpoint, self._aliases, manifest=manifest, card=text)
+        return Pushed(published=self._publish(publication), manifest=manifest, conversion=None)
+
+    # --- what it becomes -----------------------------------------------------------------------------------
+
+    def _convert(self, source: Path, url: str | None, stored: Sequence[Channel]) -> Pushed:
+        options = self._options
+        channels = [*options.channels] or ([] if options.card else [*stored])
+        card = self._card(channels)
+        conversion = convert(
+            source,
+            self._folder / SINGLE_FILE,
+            dtype=options.dtype,
+            allow_nonfinite=options.allow_nonfinite,
+            progress=options.progress,
+        )
+        criterion = self._asked.wanted
+        manifest = self._describe(
+            card, conversion.tensors, int(criterion) if is_iteration(criterion) else None
+        )
+        lineage = Lineage(source_url=url, source_sha256=Sha256(conversion.source_sha256)) if url else None
+        manifest = self._with_lineage(manifest, lineage)
+        (self._folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+        publication = prepare_folder(self._folder, self._asked, self._zoo, self._aliases)
+        if channels:
+            plain = plain_card(manifest, self._repository).render(manifest, repository=self._repository)
+            publication = evolve(publication, first_card=plain.encode())
+        else:
+            text = card.render(manifest, repository=self._repository)
+            publication = evolve(publication, card=text.encode())
+        return Pushed(published=self._publish(publication), manifest=manifest, conversion=conversion)
+
+    def _card(self, channels: Sequence[Channel]) -> RunCard:
+        options, run = self._options, self._asked.run
+        if options.card is not None and options.channels:
+            step = "The card says the channels: drop --labels."
+            raise self._refused("both a card and channels are given", step)
+        if options.card is not None:
+            return read_card(options.card)
+        if channels:
+            description = RunDescription(run=run, channels=tuple(channels))
+            return RunCard("the channels given", ModelCardData(), "", description)
+        known = known_card(run)
+        if known is None:
+            raise self._refused(
+                "nothing says what its channels are",
+                "Give the run's card (--card), or the labels of its head (--labels mito,er).",
+            )
+        return known
+
+    def _describe(
+        self, card: RunCard, shapes: Mapping[str, tuple[int, ...]], iteration: int | None
+    ) -> Manifest:
+        run = card.description
+        if run.run != self._asked.run:
+            problem = f"is {run.run!r}, but it is to be published as a checkpoint of {self._asked.run!r}"
+            raise InvalidCard(card.source, [("$.cosemzoo.run", problem)])
+        architecture = recognise(
+            shapes, input_voxel_size=run.input_voxel_size, output_voxel_size=run.output_voxel_size
+        )
+        return card.manifest(
+            shapes, iteration=iteration, architecture=architecture, generated=self._options.generated
+        )
+
+    def _with_lineage(self, manifest: Manifest, lineage: Lineage | None) -> Manifest:
+        options = self._options
+        if options.base is None:
+            if options.report is not None:
+                raise self._refused("a report is given, but no base", "Say what it is the report of: --base.")
+            return evolve(manifest, lineage=lineage)
+        found = read_lineage(options.report, self._zoo.resolve(options.base), manifest.channels)
+        if lineage is not None:
+            found = evolve(found, source_url=lineage.source_url, source_sha256=lineage.source_sha256)
+        return evolve(manifest, lineage=found)
+
+    def _publish(self, publication: Publication) -> Published:
+        options = self._options
+        return publish_prepared(
+            publication,
+            self._zoo,
+            move_aliases=options.move_aliases,
+            amend=options.amend,
+            private=options.private,
+            rehearse=options.rehearse,
+        )
+
+    def _check_criterion(self) -> None:
+        criterion = self._asked.criterion
+        if criterion is None or criterion == DEFAULT_CRITERION:
+            name = "" if criterion is None else f" --alias {criterion}"
+            run = self._asked.at("ITERATION")
+            raise self._refused(
+                "it does not say which iteration the weights are", f"Write it: {run}{name}, such as @1820500."
+            )
+
+    def _refused(self, problem: str, step: str) -> PublicationRefused:
+        return PublicationRefused(str(self._asked), problem, step)
