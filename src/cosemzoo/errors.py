@@ -224,9 +224,10 @@ class IntegrityError(CosemZooError):
 
     def __init__(self, reference: str, path: Path, expected: str, found: str, done: str) -> None:
         self.reference, self.path, self.expected, self.found = reference, path, expected, found
+        on_disk = reference.startswith(("local:", ".", "/"))
+        again = "" if on_disk else f" To fetch it again, run: cosemzoo fetch {reference}"
         super().__init__(
-            f"{reference}: {path} is corrupt: published {expected}, found {found}. {done} "
-            f"To fetch it again, run: cosemzoo fetch {reference}"
+            f"{reference}: {path} is corrupt: published {expected}, found {found}. {done}{again}"
         )
 
 

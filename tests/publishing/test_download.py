@@ -424,13 +424,10 @@ def test_progress_is_told_from_what_was_there_to_the_end(server: Server, target:
     assert told == sorted(told)
 
 
-def _download(url: str, target: Path) -> None:
-    download(url, target, reference="setup04@1820500")
-
-
 def test_processes_that_download_the_same_at_once_do_it_once(server: Server, target: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_download, args=(server.url, target)) for _ in range(3)]
+    asked = {"reference": "setup04@1820500"}
+    processes = [context.Process(target=download, args=(server.url, target), kwargs=asked) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:

@@ -3,7 +3,6 @@
 Everything that can be refused is refused before the target is touched.
 """
 
-import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +22,7 @@ from cosemzoo.loading.layouts import AS_IS
 from cosemzoo.publishing.inspection import inspect_values
 from cosemzoo.publishing.naming import Naming
 from cosemzoo.zoo.digests import hash_file
-from cosemzoo.zoo.failures import free_bytes
+from cosemzoo.zoo.failures import NO_ROOM, free_bytes
 
 #: What weights can be converted to, by name.
 DTYPES: Final[Mapping[str, torch.dtype]] = {
@@ -34,7 +33,6 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
 
 #: Room for the header of the file, in bytes, beside that for its tensors.
 _HEADER_ROOM: Final = 1024 * 1024
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @frozen(kw_only=True)
@@ -252,7 +250,7 @@ class _Room:
         try:
             yield
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise self._full() from error
             # Of the writer's temporary file nobody has heard.
             raise OSError(error.errno, error.strerror, str(self.target)) from error

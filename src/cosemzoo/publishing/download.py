@@ -26,7 +26,7 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from cosemzoo.errors import DiskFull, DownloadFailed, InvalidSetting
 from cosemzoo.zoo.digests import read_record, write_record
-from cosemzoo.zoo.failures import HTTPError, free_bytes
+from cosemzoo.zoo.failures import NO_ROOM, HTTPError, free_bytes
 
 Progress = Callable[[int, int], None]
 
@@ -35,7 +35,6 @@ _WAIT_S: Final = 1.0
 _REDIRECTS: Final = 5
 # Statuses of a server that is asked again later.
 _BUSY: Final = {408, 429, 500, 502, 503, 504}
-_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def check_url(url: str) -> str:
@@ -232,7 +231,7 @@ class _Download:
                     rest = rest[file.write(rest) :]
                 self._progress(_length(file), size)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
             missing = size - _length(file)
             self._forget(file)

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCardData
 
 from cosemzoo.checkpoints.dacapo_store import find_stored, stored_channels
 from cosemzoo.document import Sha256
-from cosemzoo.errors import InvalidCard, PublicationRefused
+from cosemzoo.errors import InvalidCard, PublicationRefused, without_credentials
 from cosemzoo.manifest import MANIFEST_FILE, Channel, Lineage, Manifest
 from cosemzoo.nets.recognise import recognise
 from cosemzoo.publishing.card import RunCard, plain_card, read_card
@@ -225,7 +225,11 @@ class _Push:
         manifest = self._describe(
             card, conversion.tensors, int(criterion) if is_iteration(criterion) else None
         )
-        lineage = Lineage(source_url=url, source_sha256=Sha256(conversion.source_sha256)) if url else None
+        lineage = None
+        if url is not None:
+            # Neither a password nor the signature of an address is published.
+            address = without_credentials(url.partition("?")[0])
+            lineage = Lineage(source_url=address, source_sha256=Sha256(conversion.source_sha256))
         manifest = self._with_lineage(manifest, lineage)
         (self._folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
         publication = prepare_folder(self._folder, self._asked, self._zoo, self._aliases)

@@ -31,15 +31,26 @@ def staging_folder(root: Path | None = None) -> Iterator[Path]:
     root = root or cached_assets_path("cosemzoo", "publishing", "staging")
     root.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(root)
-    folder = root / uuid.uuid4().hex
-    lock = FileLock(f"{folder}.lock", timeout=0)
-    with lock:
+    lock = _lock_of_own(root)
+    folder = Path(lock.lock_file).with_suffix("")
+    try:
         folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _lock_of_own(root: Path) -> FileLock:
+    while True:
+        lock = FileLock(root / f"{uuid.uuid4().hex}.lock", timeout=0)
         try:
-            yield folder
-        finally:
-            shutil.rmtree(folder)
-            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.acquire()
+        except Timeout:
+            # Another process took it for abandoned, in the instant before it was locked.
+            continue
+        return lock
 
 
 def _remove_abandoned(root: Path) -> None:

@@ -35,7 +35,8 @@ from cosemzoo.reference import known_runs, parse_reference, published_iterations
 #: What the client's HTTP library raises without an answer: httpx with huggingface_hub 1, httpx2 with 2.
 HTTPError: Final[type[BaseException]] = HfHubHTTPError.__bases__[0]
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: What the system calls a disk, a quota or a file that is full.
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # An answer that is not what a Hub sends: a portal's web page, another API; or no way to ask, as through a
 # proxy for which a package is missing.
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ImportError)
@@ -121,7 +122,7 @@ def _translate(asked: Asked, error: BaseException, size: int) -> CosemZooError:
 
 
 def _is_no_room(error: OSError | RuntimeError) -> bool:
-    return error.errno in _NO_ROOM if isinstance(error, OSError) else "No space left" in str(error)
+    return error.errno in NO_ROOM if isinstance(error, OSError) else "No space left" in str(error)
 
 
 def _is_of_cache(error: OSError, cache_dir: Path) -> bool:
