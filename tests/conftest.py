@@ -27,6 +27,7 @@ os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
+import hypothesis
 import pytest
 import torch
 from huggingface_hub import HfApi
@@ -38,6 +39,9 @@ from cosemzoo.nets import CosemUNet
 from cosemzoo.zoo import Zoo
 
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+# Nothing here depends on how fast the machine is.
+hypothesis.settings.register_profile("cosemzoo", deadline=None)
+hypothesis.settings.load_profile("cosemzoo")
 # A shell gives a job in the background an ignored SIGINT, which the tests of interruption need.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -55,6 +55,7 @@ ARGUMENTS: dict[str, Any] = {
     "conflicts": [("a", "b", "at [0]")],
     "tensors": ["a: float32 in the checkpoint"],
     "wanted": ["os.system"],
+    "folder": Path("/runs/setup04/1"),
     "counts": [("a", 1, 2)],
     "taken": {"best": ("1", "a" * 40)},
 }

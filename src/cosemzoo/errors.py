@@ -441,6 +441,24 @@ class NotACosemCheckpoint(CosemZooError, LookupError):
         )
 
 
+class ImportConflict(CosemZooError, FileExistsError):
+    """The local zoo has another checkpoint under the name of the one that was to be imported.
+
+    Attributes
+    ----------
+    reference : str
+    folder : Path
+    problem : str
+        What is otherwise there.
+    """
+
+    def __init__(self, reference: str, folder: Path, problem: str) -> None:
+        self.reference, self.folder, self.problem = reference, folder, problem
+        super().__init__(
+            f"{reference}: {folder} {problem}; nothing was changed. To import it again, remove that folder."
+        )
+
+
 class DownloadFailed(CosemZooError, ConnectionError):
     """A published file that could not be downloaded whole; what has arrived is kept and is resumed from.
 
@@ -451,13 +469,10 @@ class DownloadFailed(CosemZooError, ConnectionError):
     reason : str
     """
 
-    def __init__(self, reference: str, url: str, reason: str) -> None:
+    def __init__(self, reference: str, url: str, reason: str, step: str) -> None:
         self.reference, self.url = reference, without_credentials(url)
         self.reason = without_credentials(reason)
-        super().__init__(
-            f"{reference}: {self.url} was not downloaded ({self.reason}). Run it again: it goes on where it "
-            "stopped. Where the bucket cannot be reached, give the file with --from-file."
-        )
+        super().__init__(f"{reference}: {self.url} was not downloaded ({self.reason}). {step}")
 
 
 class YankedCheckpoint(CosemZooWarning):

@@ -129,7 +129,7 @@ def test_the_stand_in_for_dacapos_class_is_not_left_behind(
 ) -> None:
     before = torch.serialization.get_safe_globals()
     read_training_checkpoint(save(dacapo_weights(state, {}), path))
-    assert torch.serialization.get_safe_globals() == before
+    assert set(torch.serialization.get_safe_globals()) == set(before)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
 
@@ -138,7 +138,7 @@ def test_it_is_not_left_behind_by_a_refusal_either(path: Path) -> None:
     before = torch.serialization.get_safe_globals()
     with pytest.raises(UnsafePickle):
         read_training_checkpoint(save({"model": Evil(path)}, path))
-    assert torch.serialization.get_safe_globals() == before
+    assert set(torch.serialization.get_safe_globals()) == set(before)
 
 
 @legacy_too
@@ -514,12 +514,20 @@ def test_methods_that_a_pickle_puts_on_a_dict_are_not_called(path: Path) -> None
     assert list(read_training_checkpoint(save({"model": Shadowed()}, path)).tensors) == ["w"]
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def saved(**options: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save({"model": {"w": torch.ones(3), "v": torch.ones(2, 2)}, "epoch": 3}, file, **options)
+    return file.getvalue()
+
+
+# Saved once: a legacy file holds addresses of memory, so that no two of them are the same.
+SAVED = [saved(), saved(_use_new_zipfile_serialization=False)]
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_anywhere_is_an_error_of_ours_or_does_no_harm(path: Path, data: st.DataObject) -> None:
-    options = data.draw(st.sampled_from([{}, {"_use_new_zipfile_serialization": False}]))
-    torch.save({"model": {"w": torch.ones(3), "v": torch.ones(2, 2)}, "epoch": 3}, path, **options)
-    content = bytearray(path.read_bytes())
+    content = bytearray(data.draw(st.sampled_from(SAVED)))
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(
@@ -530,3 +538,11 @@ def test_damage_anywhere_is_an_error_of_ours_or_does_no_harm(path: Path, data: s
     except CosemZooError:
         return
     assert [tensor.tolist() for tensor in checkpoint.tensors.values()]
+
+
+def test_a_flipped_bit_in_a_tensor_is_noticed(path: Path) -> None:
+    save({"w": torch.arange(1000.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(500.0, 502.0).numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    assert "checksums" in refusal(path)

@@ -102,7 +102,8 @@ def test_a_token_is_never_shown(tmp_path: Path, mine: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--labels", "mito,er"], "Give the weights: --weights"),
+        ([], "Give the weights: --weights"),
+        (["--labels", "mito,er"], "--labels cannot be used without weights"),
         (["--weights", "nowhere.pt", "--labels", "mito,er"], "nowhere.pt"),
         (["--weights", "nowhere.pt", "--kind", "distance"], "--kind"),
     ],
@@ -114,6 +115,7 @@ def test_what_is_wrong_is_said_in_one_message(invoke: Invoke, arguments: list[st
     assert "Traceback" not in done.output
 
 
+@pytest.mark.filterwarnings("always::cosemzoo.errors.YankedCheckpoint")
 def test_a_checkpoint_is_withdrawn_and_restored(invoke: Invoke, zoo: Zoo, mine: Path) -> None:
     invoke("push", f"{MINE}@1", "--weights", mine, "--labels", "mito,er", "--alias", "best")
     done = invoke("yank", f"{MINE}@1", "--reason", "wrong labels")

@@ -1,5 +1,7 @@
 """What was published is described otherwise, named otherwise, or withdrawn."""
 
+import datetime
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from cosemzoo.errors import (
     AliasTaken,
     AlreadyPublished,
     CriterionNotFound,
+    DescriptionDiffers,
     IntegrityError,
     InvalidReference,
     PublicationFailed,
@@ -19,7 +22,7 @@ from cosemzoo.errors import (
 )
 from cosemzoo.localhub import LocalHub
 from cosemzoo.manifest import Index
-from cosemzoo.publishing import publish
+from cosemzoo.publishing import publish, run_repository
 from cosemzoo.publishing.withdraw import restore, yank
 from cosemzoo.zoo import Zoo
 
@@ -286,16 +289,93 @@ def test_what_the_hub_gives_back_damaged_is_not_entered(
     assert zoo.resolve(ONE).criterion == "1"
 
 
-def test_a_branch_that_an_interrupted_publication_left_is_removed_by_the_next(
-    hub: LocalHub, zoo: Zoo, api: HfApi, write_checkpoint: Write
+def test_a_branch_that_was_left_is_removed_by_the_next(zoo: Zoo, api: HfApi, write_checkpoint: Write) -> None:
+    folder = write_checkpoint(run="run_1", iteration=1)
+    publish(folder, RUN, zoo=zoo)
+    for branch in ("publish-1-0123abcd", "publish-1-draft", "publish-2-0123abcd", "publish-1"):
+        api.create_branch(RUN, branch=branch)
+    publish(write_checkpoint(run="run_1", iteration=3), RUN, zoo=zoo)
+    left = {ref.name for ref in api.list_repo_refs(RUN).branches}
+    # Of 2, which has no tag, somebody may be publishing at this moment.
+    assert left == {"main", "publish-1-draft", "publish-2-0123abcd", "publish-1"}
+
+
+def test_a_branch_without_a_tag_is_removed_after_a_day(
+    zoo: Zoo, api: HfApi, write_checkpoint: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_checkpoint(run="run_1", iteration=1)
-    hub.fail_next(status=503, match=f"DELETE /api/models/{RUN}/branch")
-    with pytest.raises(PublicationFailed):
-        publish(folder, RUN, zoo=zoo)
-    assert len(api.list_repo_refs(RUN).branches) == 2
+    publish(folder, RUN, zoo=zoo)
+    api.create_branch(RUN, branch="publish-2-0123abcd")
+    monkeypatch.setattr(run_repository, "_ABANDONED", datetime.timedelta(days=-1))
     publish(folder, RUN, zoo=zoo)
     assert [ref.name for ref in api.list_repo_refs(RUN).branches] == ["main"]
+
+
+def test_a_hub_that_cannot_be_tidied_up_has_the_publication_all_the_same(
+    hub: LocalHub, zoo: Zoo, api: HfApi, write_checkpoint: Write
+) -> None:
+    hub.fail_next(status=503, match=f"DELETE /api/models/{RUN}/branch", times=9)
+    publish(write_checkpoint(run="run_1", iteration=1), RUN, zoo=zoo)
+    assert zoo.resolve(ONE).criterion == "1"
+
+
+def test_a_tag_that_somebody_deleted_is_made_again(zoo: Zoo, api: HfApi, two: tuple[Path, Path]) -> None:
+    commit = commit_of(zoo, ONE)
+    publish(describe_otherwise(two[0]), ONE, zoo=zoo, amend=True)
+    api.delete_tag(RUN, tag="1")
+    done = publish(two[0], ONE, zoo=zoo, amend=True)
+    assert done.changes == (f"tagged {commit} 1 again",)
+    assert {ref.name: ref.target_commit for ref in api.list_repo_refs(RUN).tags}["1"] == commit
+
+
+def test_an_interrupted_publication_is_completed_with_another_description_where_it_is_amended(
+    hub: LocalHub, zoo: Zoo, write_checkpoint: Write
+) -> None:
+    folder = write_checkpoint(run="run_1", iteration=1)
+    hub.fail_next(status=500, match=f"POST /api/models/{RUN}/commit/main")
+    with pytest.raises(PublicationFailed):
+        publish(folder, RUN, zoo=zoo)
+    describe_otherwise(folder)
+    for rehearse in (True, False):
+        with pytest.raises(DescriptionDiffers):
+            publish(folder, RUN, zoo=zoo, rehearse=rehearse)
+    publish(folder, RUN, zoo=zoo, amend=True)
+    release = index_of(zoo).criteria["1"]
+    assert (release.labels, len(release.superseded)) == (("ecs", "mitochondrion", "er"), 1)
+    assert zoo.resolve(ONE).commit == release.commit
+
+
+def test_an_ordinary_model_is_not_taken_over(zoo: Zoo, api: HfApi, write_checkpoint: Write) -> None:
+    api.create_repo(RUN)
+    api.upload_file(path_or_fileobj=io.BytesIO(b"weights"), path_in_repo="model.safetensors", repo_id=RUN)
+    with pytest.raises(PublicationRefused, match="not published with cosemzoo"):
+        publish(write_checkpoint(run="run_1", iteration=1), RUN, zoo=zoo)
+
+
+def test_a_repository_that_is_public_is_not_taken_for_private(
+    zoo: Zoo, two: tuple[Path, Path], write_checkpoint: Write
+) -> None:
+    with pytest.raises(PublicationRefused, match="is public"):
+        publish(write_checkpoint(run="run_1", iteration=3), RUN, zoo=zoo, private=True)
+
+
+def test_a_tag_of_that_name_without_weights_is_said(zoo: Zoo, api: HfApi, write_checkpoint: Write) -> None:
+    api.create_repo("lab/other")
+    api.create_tag("lab/other", tag="3")
+    with pytest.raises(PublicationRefused, match="without weights"):
+        publish(write_checkpoint(run="other", iteration=3), "lab/other@3", zoo=zoo)
+
+
+def test_the_card_on_main_is_that_of_the_best(
+    zoo: Zoo, api: HfApi, two: tuple[Path, Path], write_checkpoint: Write
+) -> None:
+    cards = [f"---\nlicense: mit\n---\n# {number}\n" for number in (1, 2)]
+    for folder, card, reference in zip(two, cards, (ONE, TWO), strict=True):
+        (folder / "README.md").write_text(card)
+        publish(folder, reference, zoo=zoo)
+        assert Path(api.hf_hub_download(RUN, "README.md")).read_text() == cards[0]
+    publish(two[1], TWO, zoo=zoo, aliases=["best"], move_aliases=True)
+    assert Path(api.hf_hub_download(RUN, "README.md")).read_text() == cards[1]
 
 
 def test_where_xet_is_offered_the_weights_go_by_xet(hub: LocalHub, zoo: Zoo, write_checkpoint: Write) -> None:

@@ -499,3 +499,18 @@ def test_what_was_converted_loads_whole_into_the_network(save: Save, target: Pat
     assert (done.names, len(done.tensors)) == (84, 42)
     load_into(fresh, target.parent, zoo=Zoo(offline=True), strict="require")
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), fresh.parameters(), strict=True))
+
+
+def test_a_checkpoint_that_changes_while_it_is_read_is_refused(save: Save, target: Path) -> None:
+    source = save({"model": DACAPO})
+    target.write_bytes(b"before")
+
+    def save_again(done: int, of: int) -> None:
+        with source.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(b"\0")
+
+    with pytest.raises(UnreadableCheckpoint, match="changed while it was read"):
+        convert(source, target, progress=save_again)
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    assert target.read_bytes() == b"before"

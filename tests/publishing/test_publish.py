@@ -244,8 +244,9 @@ def test_an_alias_that_cannot_be_is_refused_before_anything_is_uploaded(
     before = api.model_info(RUN).sha
     with pytest.raises(InvalidReference):
         publish(write_checkpoint(seed=2, iteration=2), f"{RUN}@2", zoo=zoo, aliases=["with a space"])
-    with pytest.raises(InvalidIndex, match="is also a criterion"):
-        publish(write_checkpoint(seed=2, iteration=2), f"{RUN}@2", zoo=zoo, aliases=["1"])
+    for number in ("1", "3", "0" * 40):
+        with pytest.raises(PublicationRefused, match="means an iteration or a commit"):
+            publish(write_checkpoint(seed=2, iteration=2), f"{RUN}@2", zoo=zoo, aliases=[number])
     assert api.model_info(RUN).sha == before
     assert [ref.name for ref in api.list_repo_refs(RUN).tags] == ["1"]
 
@@ -399,7 +400,7 @@ def test_an_alias_that_cannot_be_makes_no_repository(zoo: Zoo, api: HfApi, write
     with pytest.raises(InvalidReference):
         publish(write_checkpoint(), RUN, zoo=zoo, aliases=["with a space"])
     with pytest.raises(InvalidIndex, match="is also a criterion"):
-        publish(write_checkpoint(iteration=1), RUN, zoo=zoo, aliases=["1"])
+        publish(write_checkpoint(iteration=None), f"{RUN}@final", zoo=zoo, aliases=["final"])
     assert not api.repo_exists(RUN)
 
 

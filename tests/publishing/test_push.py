@@ -9,14 +9,18 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file
 
 from cosemzoo import load_into
+from cosemzoo.checkpoints.writer import write_safetensors
 from cosemzoo.errors import (
     AliasTaken,
     AlreadyPublished,
+    CosemZooWarning,
     CriterionNotFound,
     InvalidCard,
     InvalidLineage,
+    InvalidSetting,
     NonFiniteValues,
     PartialLoad,
     PublicationRefused,
@@ -24,6 +28,7 @@ from cosemzoo.errors import (
 )
 from cosemzoo.manifest import Channel, Manifest
 from cosemzoo.nets import CosemUNet
+from cosemzoo.publishing.importing import import_checkpoint
 from cosemzoo.publishing.push import Pushed, PushOptions, push
 from cosemzoo.starts import CosemStart
 from cosemzoo.zoo import Zoo
@@ -185,6 +190,54 @@ def test_a_description_is_amended_without_the_weights(zoo: Zoo, mine: Path, tmp_
     assert zoo.resolve(f"{MINE}@1").commit != first.published.commit
 
 
+def test_amending_with_the_same_card_changes_nothing(zoo: Zoo, mine: Path, tmp_path: Path) -> None:
+    card = write_card(tmp_path)
+    published(zoo, mine, channels=(), card=card, aliases=["best"])
+    before = manifest_of(zoo, MINE)
+    again = push(f"{MINE}@1", zoo=zoo, options=PushOptions(card=card, amend=True))
+    assert (again.published.changes, manifest_of(zoo, MINE)) == ((), before)
+    assert before.architecture is not None
+    assert before.architecture.arguments["widths_up"] == [2, 2, 3]
+
+
+def test_amending_with_the_weights_keeps_what_was_said_of_them(
+    zoo: Zoo, trained: Path, mine: Path, tmp_path: Path
+) -> None:
+    report, _ = fine_tuned(zoo, trained, mine, tmp_path)
+    channels = [Channel("mito", "distance"), Channel("ld", "distance")]
+    published(zoo, mine, channels=channels, base="setup04@best", report=report, generated=True)
+    before = manifest_of(zoo, f"{MINE}@1")
+    card = write_card(tmp_path, labels="mito, ld")
+    published(zoo, mine, channels=(), card=card, amend=True)
+    after = manifest_of(zoo, f"{MINE}@1")
+    assert after != before
+    assert (after.lineage, after.generated) == (before.lineage, True)
+
+
+def test_a_base_is_added_to_the_card_that_is_there(
+    zoo: Zoo, api: HfApi, trained: Path, mine: Path, tmp_path: Path
+) -> None:
+    fine_tuned(zoo, trained, mine, tmp_path)
+    published(zoo, mine, channels=(), card=write_card(tmp_path), aliases=["best"])
+    push(f"{MINE}@1", zoo=zoo, options=PushOptions(base="setup04@best", amend=True))
+    card = ModelCard.load(api.hf_hub_download(MINE, "README.md"))
+    data = card.data.to_dict()
+    assert (data["base_model"], data["base_model_relation"], data["license"]) == (
+        RUN,
+        "finetune",
+        "bsd-3-clause",
+    )
+    assert card.text.strip() == "# A run"
+
+
+def test_a_card_that_nobody_wrote_follows_the_best(zoo: Zoo, api: HfApi, write_training: Training) -> None:
+    published(zoo, write_training("one", channels=2), f"{MINE}@1", aliases=["best"])
+    other = [Channel("nuc", "distance"), Channel("pm", "distance")]
+    two = write_training("two", channels=2, seed=2)
+    published(zoo, two, f"{MINE}@2", channels=other, aliases=["best"], move_aliases=True)
+    assert "| 0 | `nuc` |" in Path(api.hf_hub_download(MINE, "README.md")).read_text()
+
+
 @pytest.mark.parametrize(
     ("reference", "options", "error", "said"),
     [
@@ -343,6 +396,68 @@ def test_the_card_of_another_run_is_refused(zoo: Zoo, api: HfApi, mine: Path, tm
     with pytest.raises(InvalidCard, match=r"run_1.*run_2"):
         published(zoo, mine, "lab/run_2@1", channels=(), card=write_card(tmp_path))
     assert not api.repo_exists("lab/run_2")
+
+
+def test_a_folder_with_a_manifest_takes_what_it_can_and_refuses_the_rest(
+    zoo: Zoo, api: HfApi, write_checkpoint: Callable[..., Path]
+) -> None:
+    folder = write_checkpoint(run="run_1", iteration=1)
+    for options in (PushOptions(dtype="bfloat16"), PushOptions(channels=LABELS)):
+        with pytest.raises(PublicationRefused, match="cannot be used"):
+            push(f"{MINE}@1", folder, zoo=zoo, options=options)
+    with pytest.raises(PublicationRefused, match=r"says run 'run_1'"):
+        push("lab/run_2@1", folder, zoo=zoo)
+    state = load_file(folder / "model.safetensors")
+    state["backbone.conv.weight"][0] = torch.nan
+    write_safetensors(folder / "model.safetensors", state)
+    with pytest.raises(NonFiniteValues):
+        push(f"{MINE}@1", folder, zoo=zoo)
+    assert not api.repo_exists(MINE)
+    push(f"{MINE}@1", folder, zoo=zoo, options=PushOptions(allow_nonfinite=True, generated=True))
+    assert manifest_of(zoo, f"{MINE}@1").generated
+
+
+def test_the_card_of_an_imported_folder_loads_it_from_where_it_was_pushed_to(
+    zoo: Zoo, api: HfApi, trained: Path, tmp_path: Path
+) -> None:
+    local = Zoo(local_dir=tmp_path / "runs")
+    folder = import_checkpoint(TRAINED, zoo=local, source=trained, generated=True).checkpoint.folder
+    assert folder is not None
+    push("lab/setup04@1820500", folder, zoo=zoo, options=PushOptions(aliases=["best"]))
+    text = Path(api.hf_hub_download("lab/setup04", "README.md")).read_text()
+    assert 'CosemStart("lab/setup04@1820500")' in text
+    assert manifest_of(zoo, "lab/setup04").generated
+
+
+def test_a_run_that_has_only_the_name_of_a_cosem_run_does_not_get_its_card(
+    zoo: Zoo, api: HfApi, trained: Path
+) -> None:
+    with pytest.raises(PublicationRefused, match="--card"):
+        push("lab/setup04@1", trained, zoo=zoo)
+
+
+def test_another_count_of_steps_in_the_checkpoint_is_said(zoo: Zoo, tmp_path: Path) -> None:
+    network = small(2)
+    torch.save({"state_dict": network.state_dict(), "global_step": 7}, tmp_path / "last.ckpt")
+    with pytest.warns(CosemZooWarning, match="counts 7 steps"):
+        published(zoo, tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"), [(["mito", ""], "empty"), (["mito", "mito"], r"more than one mito")]
+)
+def test_labels_are_checked_before_anything_is_converted(
+    *, zoo: Zoo, mine: Path, labels: list[str], said: str
+) -> None:
+    with pytest.raises(PublicationRefused, match=said):
+        published(zoo, mine, channels=[Channel(label, "distance") for label in labels])
+
+
+@pytest.mark.parametrize("address", ["HTTP://example.org/x", "s3://bucket/x", "ftp://me:secret@host/x"])
+def test_an_address_that_is_not_https_is_refused(zoo: Zoo, address: str) -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        push(f"{MINE}@1", address, zoo=zoo, options=PushOptions(channels=LABELS))
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,11 @@ def test_a_plan_costs_at_most_eight_requests_and_256_kib(
     assert len(asked()) <= 8
 
 
+def test_nothing_is_downloaded_by_a_name_which_can_move_meanwhile(run: str, zoo: Zoo, asked: Asked) -> None:
+    zoo.fetch("setup04@best")
+    assert [request for request in asked() if "/resolve/main/" in request] == [HEAD_OF_INDEX]
+
+
 def test_a_warm_start_by_commit_in_a_fresh_process_asks_nothing(
     run: str, run_python: Callable[..., str], asked: Asked
 ) -> None:

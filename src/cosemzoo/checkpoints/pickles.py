@@ -30,6 +30,7 @@ _DACAPO_WEIGHTS: Final = "dacapo.store.weights_store.Weights"
 #: A file of before torch 1.6: a magic number, a version, the system's sizes, the object, its data's keys.
 _LEGACY_PICKLES: Final = 5
 _PROTOCOL: Final = 2
+_PIECE_BYTES: Final = 1024 * 1024
 #: Where the header before a file in a zip archive has the lengths of the two fields that follow it.
 _ZIP_LENGTHS: Final = 26
 #: How torch's reader fails on instructions and archives that nobody wrote.
@@ -99,6 +100,8 @@ def read_pickle(path: Path) -> object:
         refused = _refused(wanted)
         if refused:
             raise UnsafePickle(str(path), refused)
+        if zipped:
+            _check_sums(path)
         try:
             return torch.load(str(path), map_location="cpu", mmap=zipped, weights_only=True)
         except _DAMAGE as error:
@@ -151,6 +154,27 @@ def _pickle_of_zip(path: Path, file: BinaryIO) -> bytes:
     name, extra = struct.unpack("<HH", file.read(4).ljust(4, b"\0"))
     file.seek(name + extra, os.SEEK_CUR)
     return file.read(member.file_size)
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the members of an archive with the checksums beside them, which torch's reader does not."""
+    with zipfile.ZipFile(path) as archive:
+        # torch.save can be told to write none: then it is 0.
+        summed = [member for member in archive.infolist() if member.CRC]
+        damaged = [member.filename for member in summed if not _is_whole(archive, member)]
+    if damaged:
+        problem = f"its checksums say that these parts are damaged: {', '.join(damaged)}"
+        raise UnreadableCheckpoint(str(path), problem, "Copy it again.")
+
+
+def _is_whole(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(member) as opened:
+            while opened.read(_PIECE_BYTES):
+                pass
+    except (zipfile.BadZipFile, *_DAMAGE):
+        return False
+    return True
 
 
 def _inspect(archive: zipfile.ZipFile) -> tuple[str, str, zipfile.ZipInfo | None]:

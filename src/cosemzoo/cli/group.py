@@ -64,10 +64,10 @@ References:
 
 \b
 Examples:
-  cosemzoo demo                    see it all work, on this machine
-  cosemzoo show setup04@best       what a checkpoint is, without its weights
-  cosemzoo fetch setup04@1820500   download it, for machines without a network
-  cosemzoo import setup04@1820500  take a COSEM run from the bucket of its authors
+  cosemzoo demo                     see it all work, on this machine
+  cosemzoo show setup04@best        what a checkpoint is, without its weights
+  cosemzoo fetch setup04@1820500    download it, for machines without a network
+  cosemzoo import setup04@1820500   take a COSEM run from the bucket of its authors
   cosemzoo push my-lab/run_1@1000 --weights CHECKPOINT --card run_1.md
 """
 

@@ -1,5 +1,6 @@
 """Publishing runs on the Hub."""
 
-from cosemzoo.publishing.publish import Published, publish
+from cosemzoo.publishing.publish import publish
+from cosemzoo.publishing.publisher import Published
 
 __all__ = ["Published", "publish"]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import torch
 from attrs import field, fields_dict, frozen
@@ -17,11 +18,17 @@ from cosemzoo.checkpoints.header import FrozenMapping
 from cosemzoo.checkpoints.shards import SUFFIX
 from cosemzoo.checkpoints.training import TrainingCheckpoint, read_training_checkpoint
 from cosemzoo.checkpoints.writer import check_storable, write_safetensors, written_dtype
-from cosemzoo.errors import DiskFull, InvalidOption, NonFiniteValues, UnsafeConversion
+from cosemzoo.errors import (
+    DiskFull,
+    InvalidOption,
+    NonFiniteValues,
+    UnreadableCheckpoint,
+    UnsafeConversion,
+)
 from cosemzoo.loading.layouts import AS_IS
 from cosemzoo.publishing.inspection import inspect_values
 from cosemzoo.publishing.naming import Naming
-from cosemzoo.zoo.digests import hash_file
+from cosemzoo.zoo.digests import FileState, hash_file
 from cosemzoo.zoo.failures import NO_ROOM, free_bytes
 
 #: What weights can be converted to, by name.
@@ -148,6 +155,8 @@ def convert(
         If there are NaN or infinities, and they are not allowed.
     UnsafeConversion
         If there are finite values that `dtype` cannot hold.
+    UnreadableCheckpoint
+        Also if the source changes while it is read.
     DiskFull
         If there is no room for the file.
     OSError
@@ -160,6 +169,7 @@ def convert(
     kind = DTYPES[dtype] if dtype else None
     checkpoint = read_training_checkpoint(source)
     _check_another_file(target, checkpoint)
+    before = _states(checkpoint.files)
     check_storable(checkpoint.tensors, metadata)
     names = Naming.of(checkpoint.tensors)
     tensors, aliases = names.collapse(checkpoint.tensors, str(source))
@@ -176,8 +186,17 @@ def convert(
         raise UnsafeConversion(values.beyond)
     if values.nonfinite and not allow_nonfinite:
         raise NonFiniteValues(str(source), values.nonfinite)
-    with room.errors():
-        sha256 = write_safetensors(target, tensors, {**metadata, **aliases}, dtype=kind, progress=told)
+    temporary = target.with_name(f".{uuid4().hex}{SUFFIX}")
+    try:
+        with room.errors():
+            sha256 = write_safetensors(temporary, tensors, {**metadata, **aliases}, dtype=kind, progress=told)
+        if _states(checkpoint.files) != before:
+            step = "Take a copy that nobody writes to, and convert that."
+            raise UnreadableCheckpoint(str(source), "it changed while it was read", step)
+        with room.errors():
+            temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
     return Conversion(
         source=str(source),
         source_sha256=source_sha256,
@@ -211,6 +230,10 @@ def _check_target(target: Path) -> None:
 def _check_another_file(target: Path, checkpoint: TrainingCheckpoint) -> None:
     if target.exists() and any(target.samefile(file) for file in checkpoint.files):
         raise InvalidOption("target", str(target), "another file than the checkpoint that is read")
+
+
+def _states(files: Iterable[Path]) -> list[FileState]:
+    return [FileState.of(file.stat()) for file in files]
 
 
 def _hash_files(files: Iterable[Path]) -> str:

@@ -24,7 +24,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
-from cosemzoo.errors import DiskFull, DownloadFailed, InvalidSetting
+from cosemzoo.errors import DiskFull, DownloadFailed, InvalidSetting, without_credentials
 from cosemzoo.zoo.digests import read_record, write_record
 from cosemzoo.zoo.failures import NO_ROOM, HTTPError, free_bytes
 
@@ -48,7 +48,7 @@ def check_url(url: str) -> str:
     problem = _problem(url)
     if problem:
         hint = "Give one that starts with https://; http:// is for this machine alone."
-        raise InvalidSetting("address", f"{_shown(url)!r}: {problem}", hint)
+        raise InvalidSetting("address", f"{shown(url)!r}: {problem}", hint)
     return url
 
 
@@ -189,7 +189,7 @@ class _Download:
                 url, was_https = urljoin(url, response.headers["Location"]), url.startswith("https:")
                 problem = _problem(url) or ("it is not https" if was_https > url.startswith("https:") else "")
                 if problem:
-                    raise self._failed(f"it sends on to {_shown(url)}: {problem}")
+                    raise self._failed(f"it sends on to {shown(url)}: {problem}")
         raise self._failed(f"it sends on to another address more than {_REDIRECTS} times")
 
     def _check(self, response: Any) -> None:
@@ -240,12 +240,12 @@ class _Download:
             ) from error
 
     def _failed(self, reason: str) -> DownloadFailed:
-        return DownloadFailed(self._reference, _shown(self._url), " ".join(reason.split()))
+        return DownloadFailed(self._reference, shown(self._url), " ".join(reason.split()))
 
 
-def _shown(url: str) -> str:
-    """Give an address without its query, which can be a signature."""
-    return url.partition("?")[0]
+def shown(url: str) -> str:
+    """Give an address without what can be secret: user and password, query, fragment."""
+    return without_credentials(urlsplit(url)._replace(query="", fragment="").geturl())
 
 
 def _header(response: Any, name: str) -> str:

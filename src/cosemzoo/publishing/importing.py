@@ -25,7 +25,8 @@ from cosemzoo.publishing.cosem import Original, find_original, original_url
 from cosemzoo.publishing.download import download
 from cosemzoo.publishing.known_cards import known_card
 from cosemzoo.publishing.publication import CARD_FILE, prepare_folder
-from cosemzoo.publishing.publish import Published, publish_prepared
+from cosemzoo.publishing.publish import publish_prepared
+from cosemzoo.publishing.publisher import Published
 from cosemzoo.publishing.staging import staging_folder
 from cosemzoo.reference import known_runs, parse_reference, tag_of
 from cosemzoo.zoo import Checkpoint, Zoo

@@ -7,6 +7,8 @@ from typing import Final
 from cosemzoo.manifest import Manifest
 from cosemzoo.reference import known_runs, parse_reference
 
+#: What a card says that nobody wrote, by which it is known again.
+NOBODY_WROTE_IT: Final = "This card was made from the manifest of a checkpoint; nobody has written one yet."
 _NOT_STATED: Final = "not stated"
 
 
@@ -24,7 +26,7 @@ def plain_body(manifest: Manifest, repository: str) -> str:
 
 def _lines(manifest: Manifest, repository: str) -> Iterator[str]:
     yield from (f"# {manifest.run}", "")
-    yield from ("This card was made from the manifest of a checkpoint; nobody has written one yet.", "")
+    yield from (NOBODY_WROTE_IT, "")
     yield from ("## Loading", "", "```python", "from cosemzoo import CosemStart", "")
     labels = json.dumps(list(manifest.labels[:3]), ensure_ascii=False)
     yield f'start = CosemStart("{_reference(manifest, repository)}")'

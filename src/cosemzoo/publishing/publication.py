@@ -41,8 +41,6 @@ class Publication:
         The index of the weights, where they are in several files.
     card : bytes or None
         The card; None leaves the one that is there.
-    first_card : bytes or None
-        The card of a run that has none yet, where there is no `card`.
     folder : Path or None
         Where the weights files are; None if they are on the Hub already.
     date : str
@@ -58,7 +56,6 @@ class Publication:
     card: bytes | None
     folder: Path | None
     date: str
-    first_card: bytes | None = None
 
     @property
     def criterion(self) -> str:
@@ -171,7 +168,12 @@ def check_request(reference: Reference, zoo: Zoo, aliases: Sequence[str]) -> tup
         raise PublicationRefused(
             asked, f"aliases is the text {aliases!r}, not a list of names", f"Use aliases=[{aliases!r}]."
         )
-    return tuple(dict.fromkeys(check_criterion(alias) for alias in aliases))
+    for alias in aliases:
+        check_criterion(alias)
+        if is_iteration(alias) or reference.at(alias).commit is not None:
+            problem = f"{alias!r} cannot be another name: it means an iteration or a commit"
+            raise PublicationRefused(asked, problem, "Choose a word, such as best or final.")
+    return tuple(dict.fromkeys(aliases))
 
 
 def differing_texts(

@@ -1,38 +1,44 @@
 """From a training checkpoint to a run on the Hub: convert, describe, publish."""
 
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from attrs import evolve, frozen
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
 from cosemzoo.checkpoints.dacapo_store import find_stored, stored_channels
+from cosemzoo.checkpoints.training import read_training_checkpoint
 from cosemzoo.document import Sha256
-from cosemzoo.errors import InvalidCard, PublicationRefused, without_credentials
+from cosemzoo.errors import CosemZooWarning, InvalidCard, NonFiniteValues, PublicationRefused
 from cosemzoo.manifest import MANIFEST_FILE, Channel, Lineage, Manifest
 from cosemzoo.nets.recognise import recognise
 from cosemzoo.publishing.card import RunCard, plain_card, read_card
 from cosemzoo.publishing.card_block import RunDescription
 from cosemzoo.publishing.conversion import Conversion, convert
-from cosemzoo.publishing.download import download
+from cosemzoo.publishing.download import check_url, download, shown
+from cosemzoo.publishing.inspection import inspect_values
 from cosemzoo.publishing.known_cards import known_card
 from cosemzoo.publishing.lineage import read_lineage
+from cosemzoo.publishing.plain_text import NOBODY_WROTE_IT
 from cosemzoo.publishing.publication import (
     Publication,
     check_request,
     prepare_folder,
     prepare_published,
 )
-from cosemzoo.publishing.publish import Published, publish_prepared
+from cosemzoo.publishing.publish import publish_prepared, read_main_card
+from cosemzoo.publishing.publisher import Published
 from cosemzoo.publishing.staging import staging_folder
-from cosemzoo.reference import DEFAULT_CRITERION, Reference, is_iteration, parse_reference
+from cosemzoo.reference import DEFAULT_CRITERION, Reference, is_iteration, known_runs, parse_reference
 from cosemzoo.zoo import Zoo
-from cosemzoo.zoo.weights import SINGLE_FILE, shapes_of
+from cosemzoo.zoo.weights import SINGLE_FILE
 
 Progress = Callable[[int, int], None]
 
-_URLS: Final = ("https://", "http://")
+_ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @frozen(kw_only=True)
@@ -146,7 +152,7 @@ def push(
             return one.from_store(store)
         if weights is None:
             return one.from_the_hub()
-        if str(weights).startswith(_URLS):
+        if _ADDRESS.match(str(weights)):
             return one.from_address(str(weights))
         return one.from_file(Path(weights))
 
@@ -159,6 +165,9 @@ class _Push:
         self._folder = folder
         self._aliases = check_request(asked, zoo, options.aliases)
         self._repository = zoo.repository_of(asked)
+        # What the same weights were described as before, and where they came from.
+        self._before: Manifest | None = None
+        self._source: Lineage | None = None
 
     # --- where the weights come from -----------------------------------------------------------------------
 
@@ -174,38 +183,65 @@ class _Push:
         return self._convert(stored.path, None, [Channel(*channel) for channel in channels])
 
     def from_address(self, url: str) -> Pushed:
+        check_url(url)
         self._check_criterion()
         path = self._folder / "downloaded"
         download(url, path, reference=str(self._asked), progress=self._options.progress)
         return self._convert(path, url, ())
 
     def from_file(self, path: Path) -> Pushed:
-        if self._options.card is None and (path / MANIFEST_FILE).is_file():
+        if (path / MANIFEST_FILE).is_file():
             publication = prepare_folder(path, self._asked, self._zoo, self._aliases)
-            return Pushed(
-                published=self._publish(publication), manifest=publication.manifest, conversion=None
-            )
+            if self._options.card is None:
+                return self._as_it_is(path, publication)
+            self._before = publication.manifest
         self._check_criterion()
         return self._convert(path, None, ())
 
     def from_the_hub(self) -> Pushed:
         options = self._options
+        self._refuse_unused("without weights")
         if options.amend and not (options.card or options.base):
             raise self._refused("there is nothing to amend it with", "Give the right card: --card.")
         if not (self._aliases or options.card or options.amend):
             raise self._refused("there is nothing to publish", "Give the weights: --weights, or --store.")
         checkpoint = self._zoo.resolve(self._asked)
-        there = checkpoint.manifest
-        if there is None:
+        if checkpoint.manifest is None:
             raise self._refused("it was not published with cosemzoo", "Give its weights: --weights.")
-        card, manifest = None, there
+        self._before = manifest = checkpoint.manifest
+        text = None
         if options.card is not None:
             card = read_card(options.card)
-            manifest = self._describe(card, shapes_of(checkpoint.weights), there.iteration)
-            manifest = evolve(manifest, generated=there.generated or options.generated, lineage=there.lineage)
-        manifest = self._with_lineage(manifest, there.lineage)
-        text = None if card is None else card.render(manifest, repository=self._repository).encode()
-        publication = prepare_published(checkpoint, self._aliases, manifest=manifest, card=text)
+            # Canonical names alone: the others would be those of another layout.
+            shapes = {name: tensor.entry.shape for name, tensor in checkpoint.weights.tensors.items()}
+            manifest = self._describe(card, shapes, manifest.iteration)
+            text = card.render(manifest, repository=self._repository)
+        elif options.base is not None or options.generated:
+            manifest = self._with_lineage(manifest, manifest.lineage)
+            manifest = evolve(manifest, generated=manifest.generated or options.generated)
+            text = self._card_without_card(manifest)
+        publication = prepare_published(
+            checkpoint, self._aliases, manifest=manifest, card=None if text is None else text.encode()
+        )
+        return Pushed(published=self._publish(publication), manifest=manifest, conversion=None)
+
+    def _as_it_is(self, folder: Path, publication: Publication) -> Pushed:
+        self._refuse_unused(f"for {folder}, which has a {MANIFEST_FILE} and is published as it is")
+        manifest = self._with_lineage(publication.manifest, publication.manifest.lineage)
+        manifest = evolve(manifest, generated=manifest.generated or self._options.generated)
+        if manifest.run != self._asked.run:
+            step = f"Publish it as a checkpoint of {manifest.run!r}, or with the card of {self._asked.run!r}."
+            raise self._refused(f"the {MANIFEST_FILE} of {folder} says run {manifest.run!r}", step)
+        tensors = read_training_checkpoint(folder).tensors
+        nonfinite = inspect_values(tensors, None, _tell_nobody).nonfinite
+        if nonfinite and not self._options.allow_nonfinite:
+            raise NonFiniteValues(str(folder), nonfinite)
+        publication = evolve(publication, manifest=manifest)
+        known = known_card(manifest.run)
+        if known is not None and publication.card == known.render(manifest).encode():
+            # The card of an import: the code in it is to load it from here.
+            text = known.render(manifest, repository=self._repository)
+            publication = evolve(publication, card=text.encode())
         return Pushed(published=self._publish(publication), manifest=manifest, conversion=None)
 
     # --- what it becomes -----------------------------------------------------------------------------------
@@ -222,23 +258,24 @@ class _Push:
             progress=options.progress,
         )
         criterion = self._asked.wanted
-        manifest = self._describe(
-            card, conversion.tensors, int(criterion) if is_iteration(criterion) else None
-        )
-        lineage = None
+        iteration = int(criterion) if is_iteration(criterion) else None
+        if None not in {iteration, conversion.iteration} and iteration != conversion.iteration:
+            said = f"{self._asked}: the checkpoint itself counts {conversion.iteration} steps of training"
+            warnings.warn(said, CosemZooWarning, stacklevel=2)
+        if options.amend:
+            self._before = self._zoo.resolve(self._asked).manifest
         if url is not None:
-            # Neither a password nor the signature of an address is published.
-            address = without_credentials(url.partition("?")[0])
-            lineage = Lineage(source_url=address, source_sha256=Sha256(conversion.source_sha256))
-        manifest = self._with_lineage(manifest, lineage)
+            digest = Sha256(conversion.source_sha256)
+            self._source = Lineage(source_url=shown(url), source_sha256=digest)
+        manifest = self._describe(card, conversion.tensors, iteration)
         (self._folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
         publication = prepare_folder(self._folder, self._asked, self._zoo, self._aliases)
-        if channels:
-            plain = plain_card(manifest, self._repository).render(manifest, repository=self._repository)
-            publication = evolve(publication, first_card=plain.encode())
-        else:
-            text = card.render(manifest, repository=self._repository)
-            publication = evolve(publication, card=text.encode())
+        text = (
+            self._card_without_card(manifest)
+            if channels
+            else card.render(manifest, repository=self._repository)
+        )
+        publication = evolve(publication, card=None if text is None else text.encode())
         return Pushed(published=self._publish(publication), manifest=manifest, conversion=conversion)
 
     def _card(self, channels: Sequence[Channel]) -> RunCard:
@@ -249,10 +286,12 @@ class _Push:
         if options.card is not None:
             return read_card(options.card)
         if channels:
+            self._check_channels(channels)
             description = RunDescription(run=run, channels=tuple(channels))
             return RunCard("the channels given", ModelCardData(), "", description)
         known = known_card(run)
-        if known is None:
+        # Not by its name alone: in another repository, it can be anybody's run.
+        if known is None or known_runs().get(run) != self._repository:
             raise self._refused(
                 "nothing says what its channels are",
                 "Give the run's card (--card), or the labels of its head (--labels mito,er).",
@@ -269,9 +308,10 @@ class _Push:
         architecture = recognise(
             shapes, input_voxel_size=run.input_voxel_size, output_voxel_size=run.output_voxel_size
         )
-        return card.manifest(
-            shapes, iteration=iteration, architecture=architecture, generated=self._options.generated
-        )
+        before = self._before
+        generated = self._options.generated or (before is not None and before.generated)
+        manifest = card.manifest(shapes, iteration=iteration, architecture=architecture, generated=generated)
+        return self._with_lineage(manifest, self._source or (before.lineage if before else None))
 
     def _with_lineage(self, manifest: Manifest, lineage: Lineage | None) -> Manifest:
         options = self._options
@@ -281,8 +321,45 @@ class _Push:
             return evolve(manifest, lineage=lineage)
         found = read_lineage(options.report, self._zoo.resolve(options.base), manifest.channels)
         if lineage is not None:
-            found = evolve(found, source_url=lineage.source_url, source_sha256=lineage.source_sha256)
+            found = evolve(
+                found,
+                source_url=lineage.source_url,
+                source_sha256=lineage.source_sha256,
+                extra=lineage.extra,
+            )
         return evolve(manifest, lineage=found)
+
+    def _card_without_card(self, manifest: Manifest) -> str | None:
+        """Give the card of a run whose maintainer gave none now; None leaves the one that is there."""
+        there = read_main_card(self._zoo, str(self._asked), self._repository)
+        if there is None or NOBODY_WROTE_IT in there:
+            plain = plain_card(manifest, self._repository)
+            return plain.render(manifest, repository=self._repository)
+        lineage = manifest.lineage
+        if lineage is None or lineage.base_repository is None:
+            return None
+        card = ModelCard(there, ignore_metadata_errors=True)
+        card.data["base_model"] = lineage.base_repository
+        card.data["base_model_relation"] = "finetune"
+        return str(card)
+
+    def _check_channels(self, channels: Sequence[Channel]) -> None:
+        names = [str(channel) for channel in channels]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        problems = ["one of the labels is empty"] if not all(channel.label for channel in channels) else []
+        problems += [f"there is more than one {name}" for name in twice]
+        if problems:
+            raise self._refused(
+                "; ".join(problems), "Give the label of every row of the head once: --labels."
+            )
+
+    def _refuse_unused(self, where: str) -> None:
+        """Refuse options that nothing would come of."""
+        options = self._options
+        given = {"--dtype": options.dtype, "--labels": options.channels}
+        unused = [name for name, value in given.items() if value]
+        if unused:
+            raise self._refused(f"{' and '.join(unused)} cannot be used {where}", "Leave them out.")
 
     def _publish(self, publication: Publication) -> Published:
         options = self._options
@@ -306,3 +383,7 @@ class _Push:
 
     def _refused(self, problem: str, step: str) -> PublicationRefused:
         return PublicationRefused(str(self._asked), problem, step)
+
+
+def _tell_nobody(_: int) -> None:
+    """Take the bytes done of what nobody waits for."""

@@ -1,7 +1,9 @@
 """A run's repository on the Hub as its maintainers see it: branches, commits, tags, and the index on main."""
 
+import datetime
 import io
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -35,6 +37,9 @@ MAIN: Final = "main"
 #: What the Hub answers where a branch has moved, or a name is taken.
 _MOVED: Final = {409, 412}
 _ATTEMPTS: Final = 30
+_OWN_BRANCH: Final = re.compile(r"publish-(.+)-[0-9a-f]{8}")
+#: After so long, a branch whose commit nobody tagged is no longer being published.
+_ABANDONED: Final = datetime.timedelta(days=1)
 _LONGEST_PAUSE: Final = 1.0
 _SHOW_PROGRESS_BYTES: Final = 16 * 1024 * 1024
 
@@ -128,17 +133,15 @@ class RunRepository:
     @contextmanager
     def branch(self, tag: str, start: str) -> Iterator[str]:
         """Give a branch of one's own for the commit that is to have this tag; deleted at the end."""
-        branch = f"{_branch_of(tag)}-{uuid4().hex[:8]}"
+        branch = f"publish-{tag}-{uuid4().hex[:8]}"
         with hub_errors(self._asked):
             self._api.create_branch(self._name, branch=branch, revision=start)
         try:
             yield branch
-        except BaseException:
-            # Why it failed is said, not that the Hub would not clean up either.
+        finally:
+            # Whether it was published is said, not that the Hub would not clean up.
             with suppress(CosemZooError):
                 self._delete_branch(branch)
-            raise
-        self._delete_branch(branch)
 
     def tag(self, tag: str, commit: str) -> bool:
         """Tag a commit; False where the tag is there already, and stays where it is."""
@@ -199,13 +202,24 @@ class RunRepository:
         return [CommitOperationDelete(name) for name in there]
 
     def remove_leftovers(self) -> None:
-        """Delete the branches of publications that died after their tag was there."""
+        """Delete the branches of publications that died: after their tag was there, or a day ago."""
         with hub_errors(self._asked):
             refs = self._api.list_repo_refs(self._name)
-        finished = {_branch_of(ref.name) for ref in refs.tags}
-        for ref in refs.branches:
-            if ref.name.rpartition("-")[0] in finished:
-                self._delete_branch(ref.name)
+        tags = {ref.name for ref in refs.tags}
+        for branch in [ref.name for ref in refs.branches]:
+            tag = _OWN_BRANCH.fullmatch(branch)
+            if tag and (tag[1] in tags or self._is_old(branch)):
+                self._delete_branch(branch)
+
+    def is_private(self) -> bool:
+        """Whether others than its owner cannot see it."""
+        with hub_errors(self._asked):
+            return bool(self._api.model_info(self._name).private)
+
+    def _is_old(self, branch: str) -> bool:
+        with hub_errors(self._asked):
+            last = self._api.list_repo_commits(self._name, revision=branch)[0].created_at
+        return datetime.datetime.now(datetime.UTC) - last > _ABANDONED
 
     def _delete_branch(self, branch: str) -> None:
         # Another publisher of the same may have deleted it.
@@ -242,10 +256,6 @@ def additions(texts: Mapping[str, bytes]) -> list[Operation]:
 def is_of_checkpoint(name: str) -> bool:
     """Whether a file of a repository belongs to the checkpoint that is there."""
     return name.endswith(SUFFIX) or name in {SHARD_INDEX, MANIFEST_FILE}
-
-
-def _branch_of(tag: str) -> str:
-    return f"publish-{tag}"
 
 
 class _Sending(io.BufferedReader):

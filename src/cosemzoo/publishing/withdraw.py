@@ -105,6 +105,9 @@ def _change(text: str, zoo: Zoo, reason: str | None) -> Withdrawal:
 
 def _find(state: State, reference: Reference, asked: Asked) -> tuple[str, Release]:
     criterion = reference.wanted
+    if state.head is None:
+        hint = "It does not exist, or the present token may not see it: check the spelling, and HF_TOKEN."
+        raise RunNotFound(str(reference), f"repository {asked.repository} on {asked.endpoint}", hint)
     if state.index is None:
         hint = "Nothing was published there with cosemzoo."
         raise RunNotFound(

@@ -144,7 +144,8 @@ class Finder:
         # A cache that has main elsewhere has to follow it, or an answer offline would be an older one.
         known = self._cache.ref(MAIN) == answer.commit
         path = self._cache.file(answer.commit, INDEX_FILE) if known else None
-        return self._read_index(self._open.verified(path, lambda: self._download_index(etag))), answer.commit
+        path = self._open.verified(path, lambda: self._download_index(answer.commit, etag))
+        return self._read_index(path), answer.commit
 
     def _cached_index(self) -> Index | None:
         path = self._cached_index_file()
@@ -165,16 +166,19 @@ class Finder:
     def _read_index(self, path: Path) -> Index:
         return read_index(path.read_bytes(), f"{self._asked.repository}/{INDEX_FILE}")
 
-    def _download_index(self, etag: str) -> Path:
+    def _download_index(self, commit: str, etag: str) -> Path:
         assert self._remote is not None
         try:
-            return self._remote.download(MAIN, INDEX_FILE)
+            # Not by the name: main can move between the client's two requests.
+            path = self._remote.download(commit, INDEX_FILE)
         except CacheNotWritable:
             # Main has moved, perhaps for its card alone: the same index can be there under another commit.
             blob = self._cache.blob(etag)
             if blob is None:
                 raise
             return blob
+        self._cache.remember_ref(MAIN, commit)
+        return path
 
     # --- what the commit holds -----------------------------------------------------------------------------
 
