@@ -13,7 +13,18 @@ PACKAGE = ROOT / "src" / "cosemzoo"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 #: The module that reads training checkpoints.
 READS_PICKLES = PACKAGE / "checkpoints" / "pickles.py"
-WITH_TORCH = {"writer", "mapped", "pickles", "training", "model_tensors", "materialise", "apply"}
+WITH_TORCH = {
+    "writer",
+    "mapped",
+    "pickles",
+    "training",
+    "model_tensors",
+    "materialise",
+    "apply",
+    "assign",
+    "cosem",
+    "build",
+}
 TORCH_FREE_ROOMS = {
     "errors",
     "strict_json",
@@ -23,6 +34,7 @@ TORCH_FREE_ROOMS = {
     "zoo",
     "checkpoints",
     "loading",
+    "nets",
 }
 
 

@@ -1,67 +1,164 @@
-"""The COSEM U-Net of Heinrich et al. 2021 (doi:10.1038/s41586-021-03977-3): 8 nm in, 4 nm out.
+"""The COSEM U-Net of Heinrich et al. 2021 (doi:10.1038/s41586-021-03977-3), in all its forms.
 
-Names and shapes of its tensors are those of cellmap-models 0.2.4, which are the canonical ones here.
+Names and shapes of its tensors are those of cellmap-models 0.2.4, which are the canonical ones here. With the
+same weights and the same activations it gives the same numbers.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Final, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-#: The feature widths of the published networks, by level: before and after the bottom.
-WIDTHS_DOWN: Final = (12, 72, 432, 2592)
-WIDTHS_UP: Final = (72, 72, 432)
+from cosemzoo.nets.arguments import (
+    FACTORS,
+    FINAL_UPSAMPLE,
+    WIDTHS_DOWN,
+    WIDTHS_UP,
+    CosemArguments,
+    Kernels,
+    Voxels,
+    read_arguments,
+)
+from cosemzoo.nets.shapes import Crop, Shapes, shapes_of
 
-_FACTORS: Final = (2, 3, 3)
-# Upsampled features are cropped to whole steps of all the pooling below, so that an input moved by a step
-# gives the same output, moved.
-_STEPS: Final = (18, 9, 3)
-_FINAL_FACTOR: Final = 2
-_SMALLEST_INPUT: Final = 198
-# What two valid convolutions of 3 voxels take from an axis.
-_CONVOLVED: Final = 4
+__all__ = ["WIDTHS_DOWN", "WIDTHS_UP", "CosemUNet"]
+
+_Triple = int | Sequence[int]
+_Passes = Sequence[Sequence[_Triple]]
 
 
 class CosemUNet(nn.Module):
-    """The U-Net of the COSEM runs with 8 nm input and 4 nm output.
+    """A COSEM U-Net. As it is made by default, it is that of the runs with 8 nm input and 4 nm output.
+
+    It is exported for every shape where the axes are given as so many steps: 18 · ``torch.export.Dim``. It is
+    compiled with ``torch.compile(network, dynamic=False)``: torch 2.13 cannot compile for any shape what is
+    convolved after pooling (pytorch/pytorch#188323).
 
     Parameters
     ----------
     channels : int
         Output rows of the head.
-    widths_down : sequence of four int
+    input_channels : int
+        Feature maps of the input.
+    widths_down : sequence of int
         Feature maps of each level before the bottom, and of the bottom.
-    widths_up : sequence of three int
-        Feature maps of each level after the bottom, the finest first.
+    widths_up : sequence of int
+        Feature maps of each level after the bottom, the finest first: one fewer.
+    factors : sequence of (int or three int)
+        By how much the features of each level are pooled, for all axes or for z, y and x.
+    upsampling : {"constant", "transposed"}
+        Voxels are repeated and then convolved, or a transposed convolution does both.
+    final_upsample : int, three int or None
+        Voxels of the output along one of the input: by so much is the output of the U-Net upsampled, before
+        a last pass of convolutions. None leaves out both.
+    final_width : int, optional
+        Feature maps before the head; those of the finest level if it is left out.
+    kernel_sizes_down, kernel_sizes_up : sequence of sequences of (int or three int), optional
+        Kernel sizes of each convolution, by level; two of 3 x 3 x 3 voxels if they are left out.
+    kernel_sizes_final : sequence of one sequence of (int or three int), optional
+        The same for the pass after the final upsampling.
+    padding : {"valid", "same"}
+        Whether convolutions take voxels from the border, or pad it with zeros. Features are cropped to whole
+        steps of the pooling with both, so that the output is smaller than the input with both.
     activation_on_upsample : bool
-        Whether ReLU follows the convolution after each upsampling, as in the published networks. Without it
+        Whether ReLU follows the convolution of each upsampling, as in the published networks. Without it
         the same weights give other results.
+    device, dtype : optional
+        Where the parameters are made, and as what.
+
+    Attributes
+    ----------
+    shapes : Shapes
+        What fits, and how large the output is.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range or at odds with another; all of them are listed.
 
     Examples
     --------
     >>> network = CosemUNet(3, widths_down=(1, 2, 3, 4), widths_up=(2, 2, 3))
     >>> network(torch.zeros(1, 1, 198, 198, 198)).shape
     torch.Size([1, 3, 32, 32, 32])
+    >>> network.valid_input_shape((200, 200, 200)), network.output_shape((216, 216, 216))
+    ((216, 216, 216), (68, 68, 68))
     """
 
     def __init__(
         self,
         channels: int,
         *,
+        input_channels: int = 1,
         widths_down: Sequence[int] = WIDTHS_DOWN,
         widths_up: Sequence[int] = WIDTHS_UP,
+        factors: Sequence[_Triple] = FACTORS,
+        upsampling: str = "constant",
+        final_upsample: _Triple | None = FINAL_UPSAMPLE,
+        final_width: int | None = None,
+        kernel_sizes_down: _Passes | None = None,
+        kernel_sizes_up: _Passes | None = None,
+        kernel_sizes_final: _Passes | None = None,
+        padding: str = "valid",
         activation_on_upsample: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        width = widths_up[0]
-        self.backbone = nn.Sequential(
-            _UNet(widths_down, widths_up, activation_on_upsample),
-            _upsample(width, width, _FINAL_FACTOR, activation_on_upsample),
-            _conv_pass(width, width),
+        arguments = read_arguments(
+            {
+                "channels": channels,
+                "input_channels": input_channels,
+                "widths_down": widths_down,
+                "widths_up": widths_up,
+                "factors": factors,
+                "upsampling": upsampling,
+                "final_upsample": final_upsample,
+                "final_width": final_width,
+                "kernel_sizes_down": kernel_sizes_down,
+                "kernel_sizes_up": kernel_sizes_up,
+                "kernel_sizes_final": kernel_sizes_final,
+                "padding": padding,
+                "activation_on_upsample": activation_on_upsample,
+            }
         )
-        self.prediction_head = nn.Conv3d(width, channels, 1)
+        self.shapes = shapes_of(arguments)
+        layers = _Layers(arguments, device, dtype)
+        self.backbone: nn.Module = _UNet(arguments, self.shapes, layers)
+        if arguments.final_upsample is not None:
+            width = arguments.widths_up[0]
+            self.backbone = nn.Sequential(
+                self.backbone,
+                layers.upsample(width, width, arguments.final_upsample),
+                *(
+                    layers.conv_pass(width, arguments.final_width, each)
+                    for each in arguments.kernel_sizes_final
+                ),
+            )
+        self.prediction_head = layers.convolution(arguments.final_width, channels, (1, 1, 1))
+        self._takes = arguments.input_channels
+        self._sizes = tuple((axis.smallest, axis.step) for axis in self.shapes.axes)
+
+    @property
+    def context(self) -> tuple[float, float, float]:
+        """Voxels of the input, at each end of z, y and x, that the output does not reach; see `Shapes`."""
+        return self.shapes.context
+
+    def valid_input_shape(self, at_least: Sequence[int] = (1, 1, 1)) -> Voxels:
+        """Give the smallest input (z, y, x) that fits and is at least this large along each axis."""
+        return self.shapes.valid_input_shape(at_least)
+
+    def output_shape(self, input_shape: Sequence[int]) -> Voxels:
+        """Give the shape (z, y, x) of the output of an input.
+
+        Raises
+        ------
+        ValueError
+            If no input of this shape fits; it says which are the nearest that do.
+        """
+        return self.shapes.output_shape(input_shape)
 
     def forward(self, raw: Tensor) -> Tensor:
         """Predict the channels in the centre of a volume.
@@ -69,85 +166,99 @@ class CosemUNet(nn.Module):
         Parameters
         ----------
         raw : Tensor
-            (batch, 1, z, y, x), voxels of 8 nm; 198 + 18·k of them along each axis.
+            (batch, input channels, z, y, x), of a shape that `valid_input_shape` gives.
 
         Returns
         -------
         Tensor
-            (batch, channels, z, y, x), voxels of 4 nm; `output_size` of them along each axis.
+            (batch, channels, z, y, x), of the shape that `output_shape` gives.
 
         Raises
         ------
         ValueError
-            If an axis has another length.
+            If the input has another number of axes or channels, or a shape that does not fit.
         """
-        for size in raw.shape[-3:]:
-            output_size(size)
+        if raw.dim() != 5 or raw.shape[1] != self._takes:
+            raise ValueError(
+                f"the network takes (batch, {self._takes}, z, y, x), not a tensor of shape {tuple(raw.shape)}"
+            )
+        sizes = zip(raw.shape[2:], self._sizes, strict=True)
+        if any(size < smallest or (size - smallest) % step for size, (smallest, step) in sizes):
+            self.output_shape(raw.shape[2:])
         return cast("Tensor", self.prediction_head(self.backbone(raw)))
 
 
-def output_size(input_size: int) -> int:
-    """Give the voxels of the output along an axis: 2·(input - 180) - 4.
+class _Layers:
+    """Makes the layers, all of them alike."""
 
-    Raises
-    ------
-    ValueError
-        If no input has this size.
+    def __init__(
+        self, arguments: CosemArguments, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> None:
+        self._arguments = arguments
+        self._made: dict[str, Any] = {"device": device, "dtype": dtype}
 
-    Examples
-    --------
-    >>> output_size(216)
-    68
-    """
-    if input_size < _SMALLEST_INPUT or input_size % _STEPS[0]:
-        nearest = max(_SMALLEST_INPUT, round(input_size / _STEPS[0]) * _STEPS[0])
-        raise ValueError(
-            f"an axis of {input_size} voxels does not fit the network: it takes {_SMALLEST_INPUT} + "
-            f"{_STEPS[0]}·k of them (k = 0, 1, 2, …); the nearest is {nearest}"
-        )
-    return _FINAL_FACTOR * (input_size - 180) - _CONVOLVED
+    def convolution(self, width_in: int, width: int, kernel: Voxels) -> nn.Conv3d:
+        z, y, x = (size // 2 if self._arguments.padding == "same" else 0 for size in kernel)
+        return nn.Conv3d(width_in, width, kernel, padding=(z, y, x), **self._made)
 
+    def conv_pass(self, width_in: int, width: int, kernels: Kernels) -> nn.Module:
+        layers: list[nn.Module] = []
+        for kernel in kernels:
+            layers += [self.convolution(width_in, width, kernel), _relu()]
+            width_in = width
+        return nn.Sequential(OrderedDict(conv_pass=nn.Sequential(*layers)))
 
-def _conv_pass(width_in: int, width: int) -> nn.Module:
-    layers = [nn.Conv3d(width_in, width, 3), nn.ReLU(), nn.Conv3d(width, width, 3), nn.ReLU()]
-    return nn.Sequential(OrderedDict(conv_pass=nn.Sequential(*layers)))
-
-
-def _upsample(width_in: int, width: int, factor: int, activation: bool) -> nn.Module:
-    layers = [nn.Upsample(scale_factor=factor), nn.Conv3d(width_in, width, 1)]
-    layers += [nn.ReLU()] if activation else []
-    return nn.Sequential(OrderedDict(up=nn.Sequential(*layers)))
+    def upsample(self, width_in: int, width: int, factor: Voxels) -> nn.Module:
+        layers: list[nn.Module]
+        if self._arguments.upsampling == "constant":
+            layers = [nn.Upsample(scale_factor=factor), self.convolution(width_in, width, (1, 1, 1))]
+        else:
+            layers = [nn.ConvTranspose3d(width_in, width, factor, stride=factor, **self._made)]
+        if self._arguments.activation_on_upsample:
+            layers.append(_relu())
+        # A transposed convolution without activation has no place in a sequence in its name.
+        up = nn.Sequential(*layers) if len(layers) > 1 else layers[0]
+        return nn.Sequential(OrderedDict(up=up))
 
 
 class _UNet(nn.Module):
-    def __init__(self, widths_down: Sequence[int], widths_up: Sequence[int], activation: bool) -> None:
+    def __init__(self, arguments: CosemArguments, shapes: Shapes, layers: _Layers) -> None:
         super().__init__()
-        down = list(zip([1, *widths_down], widths_down, strict=False))
-        below = [*widths_up[1:], widths_down[-1]]
-        ups = zip(below, widths_up, _FACTORS, strict=True)
-        joined = zip(widths_down[:-1], widths_up, strict=True)
-        self.l_conv = nn.ModuleList(_conv_pass(*widths) for widths in down)
-        self.l_down = nn.ModuleList(nn.MaxPool3d(factor) for factor in _FACTORS)
-        # The other level of lists is for several decoders, of which the published networks have one.
-        self.r_up = nn.ModuleList([nn.ModuleList(_upsample(*up, activation) for up in ups)])
-        self.r_conv = nn.ModuleList([nn.ModuleList(_conv_pass(left + up, up) for left, up in joined)])
+        down, up, factors = arguments.widths_down, arguments.widths_up, arguments.factors
+        passes = zip((arguments.input_channels, *down), down, arguments.kernel_sizes_down, strict=False)
+        ups = zip((*up[1:], down[-1]), up, factors, strict=True)
+        joined = zip(down, up, arguments.kernel_sizes_up, strict=False)
+        self.l_conv = nn.ModuleList(layers.conv_pass(*each) for each in passes)
+        self.l_down = nn.ModuleList(nn.MaxPool3d(factor) for factor in factors)
+        # The other level of lists is for several decoders, of which these networks have one.
+        self.r_up = nn.ModuleList([nn.ModuleList(layers.upsample(*each) for each in ups)])
+        self.r_conv = nn.ModuleList(
+            [nn.ModuleList(layers.conv_pass(left + right, right, each) for left, right, each in joined)]
+        )
+        self._skipped = tuple(zip(*(axis.skipped for axis in shapes.axes), strict=True))
+        self._upsampled = tuple(zip(*(axis.upsampled for axis in shapes.axes), strict=True))
 
     def forward(self, features: Tensor) -> Tensor:
         skipped = []
-        for convolve, pool in zip(self.l_conv, self.l_down, strict=False):
-            skipped.append(convolve(features))
-            features = pool(skipped[-1])
+        for convolve, pool, crop in zip(self.l_conv, self.l_down, self._skipped, strict=False):
+            features = convolve(features)
+            # A copy of what will be joined, which is little, lets go of the features of a whole level.
+            skipped.append(_cropped(features, crop).clone())
+            features = pool(features)
         features = self.l_conv[-1](features)
         r_up, r_conv = cast("nn.ModuleList", self.r_up[0]), cast("nn.ModuleList", self.r_conv[0])
-        for level in reversed(range(len(_FACTORS))):
-            up, step = r_up[level](features), _STEPS[level]
-            size = [(length - _CONVOLVED) // step * step + _CONVOLVED for length in up.shape[-3:]]
-            joined = torch.cat([_centre(skipped.pop(), size), _centre(up, size)], dim=1)
-            features = r_conv[level](joined)
+        for level in reversed(range(len(r_up))):
+            features = _cropped(r_up[level](features), self._upsampled[level])
+            features = r_conv[level](torch.cat([skipped.pop(), features], dim=1))
         return features
 
 
-def _centre(features: Tensor, size: Sequence[int]) -> Tensor:
-    for axis, length in zip((-3, -2, -1), size, strict=True):
-        features = features.narrow(axis, (features.shape[axis] - length) // 2, length)
+def _relu() -> nn.Module:
+    # What it follows is a convolution, whose output nothing else reads.
+    return nn.ReLU(inplace=True)
+
+
+def _cropped(features: Tensor, crops: Iterable[Crop]) -> Tensor:
+    for axis, crop in zip((2, 3, 4), crops, strict=True):
+        features = features.narrow(axis, crop.start, features.shape[axis] - crop.total)
     return features
