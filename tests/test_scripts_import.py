@@ -59,7 +59,7 @@ def test_all_eleven_are_imported_and_listed(
             manifest = Zoo().resolve(f"local:{run}@{iteration}").manifest
             assert manifest is not None
             assert manifest.generated
-    assert script(["--from-dir", str(originals)]) == 0
+    assert script(["--from-dir", str(originals), "--generated"]) == 0
     assert capsys.readouterr().out.count("was there: local:setup") == 11
 
 
@@ -71,12 +71,19 @@ def test_after_a_failure_it_goes_on_and_fails_at_the_end(
     (partial / "setup36" / "500000").write_bytes(b"no checkpoint")
     (partial / "setup36" / "1100000").symlink_to(originals / "setup36" / "1100000")
     names = ["setup36@500000", "setup37@1", "setup36@1100000"]
-    assert script([*names, "--from-dir", str(partial)]) == 1
+    assert script([*names, "--from-dir", str(partial), "--generated"]) == 1
     said = capsys.readouterr()
     rows = [line for line in said.out.splitlines() if line.startswith("setup")]
     assert ["FAILED" in row for row in rows] == [True, True, False]
     assert "imported: local:setup36@1100000" in rows[2]
     assert "These can be imported" in said.err
+
+
+def test_a_smaller_network_is_none_of_them_unless_it_is_said_to_be_made_up(
+    script: Callable[[list[str]], int], originals: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script(["setup36@500000", "--from-dir", str(originals)]) == 1
+    assert "widths_down is [1, 2, 3, 4]" in capsys.readouterr().err
 
 
 def test_they_can_be_published_as_well(
@@ -91,6 +98,7 @@ def test_they_can_be_published_as_well(
         *names,
         "--from-dir",
         str(originals),
+        "--generated",
         "--push",
         "--namespace",
         "lab",
@@ -110,8 +118,8 @@ def test_they_can_be_published_as_well(
 def test_what_was_done_before_a_failure_is_in_the_table(
     script: Callable[[list[str]], int], originals: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["setup36@500000", "--from-dir", str(originals), "--push", "--endpoint", "http://127.0.0.1:9"]
-    assert script(arguments) == 1
+    arguments = ["setup36@500000", "--from-dir", str(originals), "--generated"]
+    assert script([*arguments, "--push", "--endpoint", "http://127.0.0.1:9"]) == 1
     assert "imported: local:setup36@500000" in capsys.readouterr().out
 
 

@@ -7,9 +7,11 @@ import pytest
 from click.testing import CliRunner, Result
 from huggingface_hub import ModelCard
 
+from cosemzoo.checkpoints.writer import write_safetensors
 from cosemzoo.cli.card import card
 from cosemzoo.errors import InvalidCard, InvalidSafetensors
 from cosemzoo.manifest import read_manifest
+from cosemzoo.nets import CosemUNet
 from cosemzoo.publishing.card import read_card
 
 CARDS = Path(__file__).parents[2] / "model_cards"
@@ -111,6 +113,27 @@ def test_the_manifest_with_weights_says_what_they_say(run_folder: Path) -> None:
     assert published.architecture is not None
     assert manifest.architecture.arguments.items() >= published.architecture.arguments.items()
     assert manifest.architecture.arguments["final_upsample"] == 2
+
+
+def test_other_names_of_its_tensors_do_not_make_it_another_layout(tmp_path: Path) -> None:
+    network = CosemUNet(14, widths_down=(1, 2, 3, 4), widths_up=(2, 2, 3))
+    # As what is converted from a training: another code base's names are recorded beside the canonical ones.
+    others = {name.replace("backbone.", "architecture.unet."): name for name in network.state_dict()}
+    others |= {name.replace("backbone.", "chain.0.unet."): name for name in network.state_dict()}
+    aliases = {other: name for other, name in others.items() if other != name}
+    write_safetensors(tmp_path / "model.safetensors", network.state_dict(), aliases)
+    result = invoke("render", SETUP04, "--weights", str(tmp_path / "model.safetensors"), "--config", "--json")
+    manifest = json.loads(result.stdout)["config.json"]
+    assert (manifest["layout"], manifest["architecture"]["arguments"]["channels"]) == ("cellmap-models", 14)
+
+
+@pytest.mark.parametrize("name", ["", "none.safetensors"])
+def test_weights_that_are_no_file_are_refused_with_what_to_give(run_folder: Path, name: str) -> None:
+    result = invoke("render", SETUP04, "--weights", str(run_folder / name))
+    assert result.exit_code == 2
+    assert "--weights" in result.output
+    assert "give a file, such as model.safetensors" in result.output
+    assert "Errno" not in result.output
 
 
 def test_weights_of_another_run_are_refused(run_folder: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from cosemzoo.cli.import_command import import_command
-from cosemzoo.errors import CriterionNotFound, NotACosemCheckpoint
+from cosemzoo.errors import CriterionNotFound, ImportConflict, InvalidSetting, NotACosemCheckpoint
 from cosemzoo.nets import CosemUNet
 
 NAME = "setup28@775000"
@@ -52,7 +52,7 @@ def imported(runs: Path) -> Callable[..., Result]:
 def test_what_was_imported_is_said_with_how_to_load_it(
     imported: Callable[..., Result], originals: Path, runs: Path
 ) -> None:
-    result = imported(NAME, "--from-dir", str(originals))
+    result = imported(NAME, "--from-dir", str(originals), "--generated")
     assert result.exit_code == 0, result.output
     pairs, _, rest = result.stdout.partition("\n\n")
     said = dict(line.split(maxsplit=1) for line in pairs.splitlines())
@@ -64,9 +64,35 @@ def test_what_was_imported_is_said_with_how_to_load_it(
     digest = sha256((originals / "setup28" / "775000").read_bytes()).hexdigest()
     assert said["original"] == f"a file, SHA-256 {digest}"
     assert "optimizer" in pairs
-    assert "GENERATED" not in said
+    assert said["GENERATED"].startswith("made-up numbers")
+    assert "taken on trust" not in rest
     assert rest.startswith("Imported.")
     assert f'CosemStart("local:{NAME}")' in rest
+
+
+def test_of_a_file_it_is_said_that_its_name_was_taken_on_trust(
+    imported: Callable[..., Result], originals: Path
+) -> None:
+    file = str(originals / "setup28" / "775000")
+    result = imported(NAME, "--from-file", file, "--generated")
+    assert f"That the file is {NAME} was taken on trust: its tensors say neither" in result.stdout
+    assert json.loads(imported(NAME, "--from-file", file, "--generated", "--json").stdout)["already_there"]
+
+
+def test_made_up_numbers_and_a_trained_network_are_not_taken_for_each_other(
+    imported: Callable[..., Result], originals: Path
+) -> None:
+    imported(NAME, "--from-dir", str(originals), "--generated")
+    assert isinstance(imported(NAME).exception, ImportConflict)
+
+
+def test_a_local_zoo_that_is_a_file_is_refused_with_what_to_give(
+    imported: Callable[..., Result], originals: Path, runs: Path
+) -> None:
+    runs.write_text("a file")
+    result = imported(NAME, "--from-dir", str(originals), "--generated")
+    assert isinstance(result.exception, InvalidSetting)
+    assert f"{runs} is not a folder. Give a folder: --local-dir" in str(result.exception)
 
 
 def test_json_says_the_same(imported: Callable[..., Result], originals: Path, runs: Path) -> None:
@@ -82,7 +108,7 @@ def test_json_says_the_same(imported: Callable[..., Result], originals: Path, ru
 
 def test_the_same_again_changes_nothing(imported: Callable[..., Result], originals: Path) -> None:
     imported(NAME, "--from-dir", str(originals), "--generated")
-    again = imported(NAME)
+    again = imported(NAME, "--generated")
     assert again.exit_code == 0, again.output
     assert "Already there: nothing was changed." in again.stdout
     assert "GENERATED" in again.stdout
@@ -143,7 +169,7 @@ def test_a_download_can_be_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    result = imported(NAME, "--base-url", mirror, "--keep-download")
+    result = imported(NAME, "--base-url", mirror, "--keep-download", "--generated")
     assert f"{mirror}/setup28/775000" in result.stdout
     (kept,) = (path for path in (tmp_path / "assets").rglob(f"{NAME}-*") if path.suffix != ".lock")
     assert kept.read_bytes() == (originals / "setup28" / "775000").read_bytes()
@@ -159,7 +185,7 @@ def test_as_a_program_it_puts_the_document_on_stdout_and_nothing_else_anywhere(
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     script = "from cosemzoo.cli.import_command import import_command; import_command()"
-    command = [sys.executable, "-W", "error", "-c", script, NAME, "--json"]
+    command = [sys.executable, "-W", "error", "-c", script, NAME, "--generated", "--json"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["manifest"]["lineage"]["source_url"] == f"{mirror}/setup28/775000"

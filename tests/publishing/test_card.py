@@ -1,5 +1,6 @@
 """Cards: what is read, what is refused, which manifest and which README are made from one."""
 
+import json
 import os
 import re
 import tomllib
@@ -211,11 +212,10 @@ def test_what_no_manifest_can_be_made_from_is_refused_with_its_path(
 
 def test_values_that_json_does_not_have_are_refused(write: Write) -> None:
     path = write(body="")
-    text = path.read_text(encoding="utf-8").replace("  target:\n", "  target: &t\n    itself: *t\n")
+    text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("input_sampling: averaged", "input_sampling: 2024-01-01"), encoding="utf-8")
     found = dict(problems_of(read_card, path))
     assert found["$.cosemzoo.input_sampling"] == "is a date (2024-01-01): put it in quotes"
-    assert found["$.cosemzoo.target.itself"] == "holds itself"
 
 
 @pytest.mark.parametrize("front", [{"cosemzoo": None}, {"cosemzoo": "run"}, {"cosemzoo": {1: 2}}])
@@ -275,6 +275,29 @@ def test_numbers_are_read_where_they_belong(write: Write) -> None:
     assert again.eval_results == card.data.eval_results
 
 
+def test_scores_of_two_models_are_refused(write: Write) -> None:
+    both: list[dict[str, Any]] = [{"name": name, "results": []} for name in ("my_run", "another")]
+    ((where, what),) = problems_of(read_card, write({"model-index": both}))
+    assert (where, what.partition(",")[0]) == ("$.model-index", "has 2 entries")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model-index", []),
+        ("model-index", [{"name": "r", "results": [], "extra": "lost"}]),
+        ("inference", None),
+    ],
+)
+def test_what_the_client_would_lose_is_refused(write: Write, name: str, value: object) -> None:
+    path = write()
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("---\n", f"---\n{json.dumps({name: value})[1:-1]}\n", 1), encoding="utf-8")
+    ((where, what),) = problems_of(read_card, path)
+    assert where == f"$.{name}"
+    assert "huggingface_hub would write" in what
+
+
 @pytest.mark.parametrize(
     ("text", "where", "problem"),
     [
@@ -283,8 +306,11 @@ def test_numbers_are_read_where_they_belong(write: Write) -> None:
         ("---\nlicense: mit\ntags: [a\n---\n", "line 3", "the front matter is not YAML"),
         ("---\na: 2024-13-45\n---\n", "line 2", "the front matter is not YAML"),
         ("---\n- a\n---\n", "line 2", "not names and values"),
-        ("---\ntags: *nowhere\n---\n", "line 2", "the front matter is not YAML"),
-        (f"---\na: {'[' * 2000}\n---\n", "line 2", "nested too deeply"),
+        ("---\ntags: *nowhere\n---\n", "line 2", "has the alias *nowhere: write out what it stands for"),
+        ("---\na: &a [x]\nb: {<<: *a}\n---\n", "line 3", "has the alias *a"),
+        ("---\na: &a\n  b: *a\n---\n", "line 3", "has the alias *a"),
+        (f"---\na: {'[' * 50}\n---\n", "line 2", "nested too deeply: more than 50 levels"),
+        (f"---\nwidget: {'[' * 49}{']' * 49}\n---\n", "$.cosemzoo", "is missing"),
         ("---\na: !!python/object/apply:os.getcwd []\n---\n", "line 2", "the front matter is not YAML"),
     ],
 )
@@ -296,6 +322,15 @@ def test_a_mistake_in_the_front_matter_is_said_with_its_line(
     ((line, what),) = problems_of(read_card, path)
     assert line == where
     assert problem in what
+
+
+def test_aliases_of_aliases_are_refused_before_anything_follows_them(tmp_path: Path) -> None:
+    lines = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
+    path = tmp_path / "card.md"
+    path.write_text("---\na0: &a0 [x]\n" + "\n".join(lines) + "\ncosemzoo: *a29\n---\n", encoding="utf-8")
+    found = problems_of(read_card, path)
+    assert found[0] == ("line 3", "has the alias *a0: write out what it stands for")
+    assert len(found) == 29 * 9 + 1
 
 
 def test_a_name_that_is_repeated_is_said_with_its_line(write: Write) -> None:
@@ -333,6 +368,8 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
         ('"my_run@2000"', '"my_run@3000"', "loads iteration 3000, which is none of the block's: 1000, 2000"),
         ('"my_run@2000"', '"my_run/2000"', "did you mean my_run@2000?"),
         ('CosemStart("my_run@2000")', 'CosemStartConfig("my_run", "3000")', "loads iteration 3000"),
+        ('CosemStart("my_run@2000")', 'StartConfig(criterion=3000, run="my_run")', "loads iteration 3000"),
+        ('CosemStart("my_run@2000")', 'CosemStart(start_config="setup04")', "which is not the run"),
         ('CosemStart("my_run@2000")', 'zoo.resolve("setup04")', "which is not the run"),
         ('CosemStart("my_run@2000")', 'load_into(m, reference="setup04")', "which is not the run"),
         ('"er", (', '"eer", (', "'eer' is no label of the run. Did you mean 'er'?"),
@@ -340,6 +377,7 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
         ('["er", ("mito", "distance")]', '{"mine": "golgi"}', "'golgi' is no label of the run."),
         ("start.initialize", "start initialize", "is not Python"),
         ("fetch my_run@1000", "fetch my_run@1500", "loads iteration 1500"),
+        ("fetch my_run@1000", "show 'my_run@1500'", "loads iteration 1500"),
     ],
 )
 def test_a_text_that_says_otherwise_is_refused_with_its_line(
@@ -362,6 +400,9 @@ def test_a_text_that_says_otherwise_is_refused_with_its_line(
         ('"my_run@2000"', '"my_run@best"'),
         ('"my_run@2000"', '"./folder"'),
         ('"my_run@2000"', "reference"),
+        ('CosemStart("my_run@2000")', 'CosemStartConfig(criterion="2000", run="my_run")'),
+        ('CosemStart("my_run@2000")', 'CosemStartConfig("my_run", criterion="2000")'),
+        ('CosemStart("my_run@2000")', 'CosemStartConfig(run, "2000")'),
         ('["er", ("mito", "distance")]', '{"mine": "er", "other": None}'),
         ('["er", ("mito", "distance")]', "labels"),
         ("# My run", "# My run\n\n```\n| 7 | `x` |\nCosemStart(\n```"),
@@ -405,7 +446,17 @@ def test_what_the_hub_finds_a_network_by_is_missed_by_the_check(write: Write, na
 
 @pytest.mark.parametrize(
     "line",
-    ["F1: 0.83", "The Dice score was 0.7.", "| IoU | 0.61 |", "Accuracy of 93 %", "| `mito` | F1 | .83 |"],
+    [
+        "F1: 0.83",
+        "recall = 0.7",
+        "Precision: 93 %",
+        "| recall | .61 |",
+        "average precision of 0.8",
+        "The Dice score was 0.7.",
+        "| IoU | 0.61 |",
+        "Accuracy of 93 %",
+        "| `mito` | F1 | .83 |",
+    ],
 )
 def test_a_score_in_the_text_alone_is_found(write: Write, line: str) -> None:
     path = write(body=f"{BODY}\n{line}\n")
@@ -414,8 +465,9 @@ def test_a_score_in_the_text_alone_is_found(write: Write, line: str) -> None:
     assert "model-index" in what
 
 
-def test_a_table_of_scores_is_found(write: Write) -> None:
-    path = write(body=f"{BODY}\n| label | F1 | at |\n|---|---|---|\n| `nuc` | 0.8 | x |\n")
+@pytest.mark.parametrize("measure", ["F1", "recall"])
+def test_a_table_of_scores_is_found(write: Write, measure: str) -> None:
+    path = write(body=f"{BODY}\n| label | {measure} | at |\n|---|---|---|\n| `nuc` | 0.8 | x |\n")
     assert [where for where, _ in problems_of(check_card, path)] == [line_of(path, "0.8")]
 
 
@@ -428,6 +480,9 @@ def test_a_table_of_scores_is_found(write: Write) -> None:
         "The recall is discussed in doi:10.1038/s41586-021-03977-3",
         "```text\nF1: 0.83\n```",
         "Differences up to 17 where outputs are about 4.",
+        "Stored in half precision, 0.5 of the size.",
+        "A precision of 4.5 nm.",
+        "| in full precision or not | size |\n|---|---|\n| `x` | 0.5 |",
     ],
 )
 def test_a_number_that_is_no_score_is_none(write: Write, line: str) -> None:
@@ -468,7 +523,7 @@ def test_a_manifest_says_what_card_and_tensors_say(write: Write) -> None:
     manifest = read_card(write()).manifest(
         SHAPES,
         iteration=2000,
-        architecture={"channels": 2, "factors": (2, 3), "final_upsample": None},
+        architecture={"channels": 2, "factors": (2, 3), "final_upsample": 2},
         lineage=lineage,
         generated=True,
     )
@@ -484,7 +539,7 @@ def test_a_manifest_says_what_card_and_tensors_say(write: Write) -> None:
         target=Target("tanh(signed distance / 50 nm)", 50.0, 0.0),
         architecture=Architecture(
             "cosem-unet",
-            {"channels": 2, "factors": [2, 3], "final_upsample": None, "activation_on_upsample": True},
+            {"channels": 2, "factors": [2, 3], "final_upsample": 2, "activation_on_upsample": True},
         ),
         layout="cellmap-models",
         lineage=lineage,
@@ -534,6 +589,47 @@ def test_everything_that_card_and_tensors_do_not_agree_on_is_said_at_once(write:
     assert said["$.cosemzoo.iterations"] == "do not have 3000; there are: 1000, 2000"
     assert "has 3 slices along axis 0" in said["$.cosemzoo.head[0]"]
     assert said["$.cosemzoo.architecture.arguments.factors"] == "is [2, 3]; by the tensors it is [2, 3, 3]"
+
+
+@pytest.mark.parametrize(
+    ("factor", "sizes"),
+    [
+        (None, ([8, 8, 8], [4, 4, 4])),
+        (1, ([8, 8, 8], [4, 4, 4])),
+        (2, ([4, 4, 4], [4, 4, 4])),
+        (2, ([8, 8, 8], [4, 4, 8])),
+        ((1, 2, 2), ([8, 8, 8], [4, 4, 4])),
+    ],
+)
+def test_voxels_that_the_network_does_not_make_are_refused(
+    write: Write, factor: object, sizes: tuple[list[int], list[int]]
+) -> None:
+    card = read_card(write(block={"input_voxel_size": sizes[0], "output_voxel_size": sizes[1]}))
+    with pytest.raises(InvalidCard) as raised:
+        card.manifest(SHAPES, iteration=1000, architecture={"final_upsample": factor})
+    assert [where for where, _ in raised.value.problems] == ["$.cosemzoo.output_voxel_size"]
+
+
+@pytest.mark.parametrize(
+    ("found", "sizes"),
+    [
+        ({"final_upsample": None}, ([4, 4, 5.24], [4, 4, 5.24])),
+        ({"final_upsample": 3}, ([0.3, 0.3, 0.3], [0.1, 0.1, 0.1])),
+        ({"final_upsample": [1, 2, 2]}, ([8, 8, 8], [8, 4, 4])),
+        ({"final_upsample": None}, ([8, 8, 8], None)),
+        ({}, ([8, 8, 8], [4, 4, 4])),
+    ],
+)
+def test_voxels_that_the_network_makes_or_that_nothing_is_known_of_are_taken(
+    write: Write, found: dict[str, Any], sizes: tuple[list[float], list[float] | None]
+) -> None:
+    card = read_card(write(block={"input_voxel_size": sizes[0], "output_voxel_size": sizes[1]}))
+    assert card.manifest(SHAPES, iteration=1000, architecture=found)
+
+
+def test_of_another_network_than_the_cosem_u_net_nothing_is_known(write: Write) -> None:
+    other = {"name": "net", "arguments": {"final_upsample": 1}}
+    assert read_card(write(block={"architecture": other})).manifest(SHAPES, iteration=1000)
 
 
 def test_tensors_of_the_head_that_are_not_there_are_said(write: Write) -> None:
@@ -604,6 +700,18 @@ def test_a_card_that_names_another_base_is_refused(write: Write) -> None:
     assert data_of(card.render()).base_model == "a/b"
 
 
+def test_further_bases_of_a_card_are_kept(write: Write) -> None:
+    data = data_of(read_card(write({"base_model": ["a/b", "c/d"]})).render(base_model="c/d"))
+    assert (data.base_model, data["base_model_relation"]) == (["a/b", "c/d"], "finetune")
+
+
+def test_a_card_that_calls_fine_tuning_something_else_is_refused(write: Write) -> None:
+    card = read_card(write({"base_model": "a/b", "base_model_relation": "merge"}))
+    with pytest.raises(InvalidCard, match="base_model_relation: is merge; to a/b it is finetune"):
+        card.render(base_model="a/b")
+    assert data_of(card.render())["base_model_relation"] == "merge"
+
+
 def test_a_manifest_of_another_run_is_refused(write: Write) -> None:
     card = read_card(write())
     other = Manifest(run="other", channels=(Channel("x", "y"),), head=())
@@ -634,6 +742,61 @@ def test_code_names_the_repository_that_it_is_pushed_to(write: Write) -> None:
     text = read_card(write(body=body)).render(repository="my-lab/net")
     changed = body.replace('CosemStart("my_run@2000")', 'CosemStart("my-lab/net@2000")')
     assert ModelCard(text).text == changed.replace("fetch my_run@1000", "fetch my-lab/net@1000")
+
+
+@pytest.mark.parametrize(
+    ("code", "moved"),
+    [
+        ('load_into(self.model, "my_run@2000")', 'load_into(self.model, "x/net@2000")'),
+        ("load_into(\n    model,\n    'my_run@2000',\n)", "load_into(\n    model,\n    'x/net@2000',\n)"),
+        ('resolve(reference="my_run@2000")', 'resolve(reference="x/net@2000")'),
+        ('CosemStart( "my_run@1000")', 'CosemStart( "x/net@1000")'),
+        (
+            'CosemStartConfig(criterion="1000", run="my_run")',
+            'CosemStartConfig(criterion="1000", run="x/net")',
+        ),
+        ('s = ["my_run", "my_run@best"]', 's = ["x/net", "x/net@best"]'),
+        ('s = ["my_run.md", "my_run2", "a my_run", "local:my_run@1000", my_run]', None),
+        ('import cosemzoo\nx = "my_run"', 'import cosemzoo\nx = "x/net"'),
+    ],
+)
+def test_python_names_the_repository_however_it_is_written(
+    write: Write, code: str, moved: str | None
+) -> None:
+    inline = code.replace("\n", " ")
+    body = f"{BODY}\n```python\n{code}\n```\n\nOr `{inline}`.\n"
+    text = ModelCard(read_card(write(body=body)).render(repository="x/net")).text
+    added = text.partition("```sh")[2].partition("```\n")[2]
+    expected = moved or code
+    assert added == f"\n```python\n{expected}\n```\n\nOr `{expected.replace(chr(10), ' ')}`.\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "moved"),
+    [
+        ("cosemzoo show --json my_run@1000", "cosemzoo show --json x/net@1000"),
+        ("$ cosemzoo show my_run --json", "$ cosemzoo show x/net --json"),
+        ("cosemzoo fetch \\\n  my_run@1000 'my_run'", "cosemzoo fetch \\\n  x/net@1000 'x/net'"),
+        ("cosemzoo push y/z@1 --weights w --base=my_run", "cosemzoo push y/z@1 --weights w --base=x/net"),
+        ("cosemzoo import my_run && cosemzoo show my_run", "cosemzoo import my_run && cosemzoo show x/net"),
+        ('cosemzoo import "my_run@1000"', None),
+        ("cosemzoo show local:my_run@1000 ./my_run my_run.md", None),
+        ("cosemzoo show x/y | grep my_run\ncd my_run", None),
+        ("python -c 'CosemStart(\"my_run@1000\")'", "python -c 'CosemStart(\"x/net@1000\")'"),
+    ],
+)
+def test_commands_name_the_repository_however_they_are_written(
+    write: Write, code: str, moved: str | None
+) -> None:
+    body = f"{BODY}\n```sh\n{code}\n```\n"
+    text = ModelCard(read_card(write(body=body)).render(repository="x/net")).text
+    assert text.rpartition("```sh\n")[2] == f"{moved or code}\n```\n"
+
+
+def test_a_text_outside_of_code_is_left_as_it_is(write: Write) -> None:
+    body = BODY + '\nIt is "my_run" here, as cosemzoo show my_run says.\n'
+    text = ModelCard(read_card(write(body=body)).render(repository="x/net")).text
+    assert text.endswith('\nIt is "my_run" here, as cosemzoo show my_run says.\n')
 
 
 def test_code_of_a_known_run_is_left_where_its_name_means_the_repository() -> None:

@@ -40,6 +40,8 @@ class Server:
     headers: dict[str, str] = Factory(dict)
     redirect: str | None = None
     content_range: str | None = None
+    # What a part is said to be a part of, where a server checks no If-Range.
+    of_part: dict[str, str | None] | None = None
     requests: list[dict[str, str]] = Factory(list)
     url: str = ""
 
@@ -68,6 +70,7 @@ class Handler(BaseHTTPRequestHandler):
     def first_byte(self) -> int:
         wanted = self.headers.get("Range", "")
         same = self.headers.get("If-Range") in {None, self.served.tag, self.served.modified}
+        same = same or self.served.of_part is not None
         if not self.served.ranges or not wanted or not same:
             return 0
         return int(wanted.removeprefix("bytes=").removesuffix("-"))
@@ -82,6 +85,7 @@ class Handler(BaseHTTPRequestHandler):
             "ETag": served.tag,
             "Last-Modified": served.modified,
             **served.headers,
+            **((first and served.of_part) or {}),
         }
         cut = served.cut_after.pop(0) if served.cut_after else len(body)
         self.answer(206 if first else 200, headers)
@@ -249,6 +253,32 @@ def test_a_server_that_sends_another_range_starts_again(server: Server, target: 
     assert ranges(server) == ["bytes=1000-", None]
 
 
+@pytest.mark.parametrize(
+    ("etag", "of_part"),
+    [
+        ("", {"ETag": '"another"'}),
+        ("", {"ETag": 'W/"another"', "Last-Modified": MODIFIED}),
+        (None, {"ETag": None, "Last-Modified": "Thu, 22 Oct 2015 07:28:00 GMT"}),
+    ],
+    ids=["etag", "weak etag", "date"],
+)
+def test_a_part_of_another_file_is_not_put_behind_what_is_there(
+    server: Server, target: Path, etag: str | None, of_part: dict[str, str | None]
+) -> None:
+    server.etag = etag
+    interrupt(server, target, 1000)
+    server.content, server.of_part = OTHER, of_part
+    assert fetch(server, target) == OTHER
+    assert ranges(server) == ["bytes=1000-", None]
+
+
+def test_a_part_that_does_not_say_what_it_is_of_is_believed(server: Server, target: Path) -> None:
+    interrupt(server, target, 1000)
+    server.of_part = {"ETag": None, "Last-Modified": "Thu, 22 Oct 2015 07:28:00 GMT"}
+    assert fetch(server, target) == CONTENT
+    assert ranges(server) == ["bytes=1000-"]
+
+
 def test_a_part_that_is_whole_needs_no_request(server: Server, target: Path) -> None:
     interrupt(server, target, 1000)
     target.with_name(f"{target.name}.part").write_bytes(CONTENT)
@@ -271,18 +301,24 @@ def test_a_server_that_is_busy_is_asked_again(server: Server, target: Path, stat
 
 
 @pytest.mark.parametrize(
-    ("status", "tries", "said"), [(403, 1, "403 (Forbidden)"), (404, 1, "404 (Not Found)"), (503, 4, "503")]
+    ("status", "said", "step"),
+    [
+        (403, "403 (Forbidden)", "Check the address, or give a file that is on disk."),
+        (404, "404 (Not Found)", "Check the address, or give a file that is on disk."),
+        (503, "503", "Try tomorrow."),
+    ],
 )
-def test_a_server_that_refuses_is_said(
-    server: Server, target: Path, status: int, tries: int, said: str
+def test_a_server_that_refuses_is_said_with_what_helps(
+    server: Server, target: Path, status: int, said: str, step: str
 ) -> None:
-    server.statuses = [status] * tries
+    server.statuses = [status] * 4
     with pytest.raises(DownloadFailed) as caught:
-        fetch(server, target)
+        download(server.url, target, reference="setup04@1820500", again="Try tomorrow.")
     assert said in caught.value.reason
     assert caught.value.url == server.url
-    assert "--from-file" in str(caught.value)
-    assert len(server.requests) == tries
+    assert str(caught.value).endswith(f" {step}")
+    # What may pass is tried again.
+    assert len(server.requests) == (4 if status == 503 else 1)
 
 
 @pytest.mark.parametrize(
@@ -311,13 +347,13 @@ def test_a_server_that_is_not_there_is_said(target: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    with pytest.raises(DownloadFailed, match="refused"):
+    with pytest.raises(DownloadFailed, match=r"refused.*\). Run it again\.$"):
         download(f"http://127.0.0.1:{port}/x", target, reference="setup04@1820500")
 
 
 def test_offline_nothing_is_asked(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE"):
+    with pytest.raises(DownloadFailed, match=r"HF_HUB_OFFLINE\). Unset it"):
         fetch(server, target)
     assert server.requests == []
 

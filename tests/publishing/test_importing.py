@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from hashlib import sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,11 +24,10 @@ from safetensors.torch import load_file
 
 from cosemzoo import CosemStart
 from cosemzoo.errors import (
-    AlreadyPublished,
     CriterionNotFound,
     DownloadFailed,
+    ImportConflict,
     IntegrityError,
-    InvalidCard,
     InvalidReference,
     InvalidSetting,
     NotACosemCheckpoint,
@@ -36,6 +36,7 @@ from cosemzoo.errors import (
 )
 from cosemzoo.manifest import Manifest
 from cosemzoo.nets import CosemUNet
+from cosemzoo.publishing import download, importing
 from cosemzoo.publishing.cosem import find_original, original_url, originals
 from cosemzoo.publishing.importing import import_checkpoint, push_imported
 from cosemzoo.publishing.known_cards import known_card
@@ -108,6 +109,13 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "assets"
 
 
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the published networks be as narrow as those of the files here."""
+    widths = {"widths_down": [1, 2, 3, 4], "widths_up": [2, 2, 3]}
+    monkeypatch.setattr(importing, "_PUBLISHED_NETWORK", importing._PUBLISHED_NETWORK | widths)
+
+
 @pytest.fixture
 def local() -> Zoo:
     return Zoo()
@@ -125,9 +133,11 @@ def kept(assets: Path) -> list[str]:
 
 
 def left_in(zoo: Zoo, run: str = "setup04") -> set[str]:
-    """Give what is in the run's folder: beside checkpoints, only an empty place to make them in."""
-    assert list((zoo.local_dir / run / ".importing").iterdir()) == []
-    return {path.name for path in (zoo.local_dir / run).iterdir()} - {".importing"}
+    """Give the checkpoints of a run's folder, which has, beside them, only an empty place to make them in."""
+    folder = zoo.local_dir / run
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    assert found == set() or list((folder / ".importing").iterdir()) == []
+    return found - {".importing"}
 
 
 # --- which -------------------------------------------------------------------------------------------------
@@ -302,8 +312,11 @@ def test_the_same_file_from_disk_is_there_already(tmp_path: Path, local: Zoo) ->
 def test_other_weights_of_the_same_name_are_refused(tmp_path: Path, local: Zoo) -> None:
     done = import_checkpoint(NAME, zoo=local, source=write_original(tmp_path / "file"))
     other = write_original(tmp_path / "other", seed=1)
-    with pytest.raises(AlreadyPublished, match=re.escape(str(done.checkpoint.content_hash))):
+    with pytest.raises(
+        ImportConflict, match=f"other weights: SHA-256 {done.checkpoint.content_hash}"
+    ) as caught:
         import_checkpoint(NAME, zoo=local, source=other)
+    assert (caught.value.reference, caught.value.folder) == (done.reference, done.checkpoint.folder)
     assert local.resolve(done.reference) == done.checkpoint
     assert left_in(local) == {"1820500"}
 
@@ -312,9 +325,40 @@ def test_a_checkpoint_of_that_name_that_was_not_imported_is_not_taken_for_it(
     bucket: Served, local: Zoo, write_folder: Callable[..., Path]
 ) -> None:
     write_folder(local.local_dir / "setup04" / "1820500")
-    with pytest.raises(AlreadyPublished):
+    with pytest.raises(ImportConflict, match="was not imported"):
         import_checkpoint(NAME, zoo=local, base_url=bucket.url)
     assert bucket.asked == []
+
+
+def test_the_same_weights_that_were_not_imported_are_not_taken_for_it(tmp_path: Path, local: Zoo) -> None:
+    source = write_original(tmp_path / "file")
+    folder = import_checkpoint(NAME, zoo=local, source=source).checkpoint.folder
+    assert folder is not None
+    (folder / "config.json").unlink()
+    with pytest.raises(ImportConflict, match="was not imported"):
+        import_checkpoint(NAME, zoo=local, source=source)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("from_disk", [False, True])
+def test_made_up_numbers_and_a_trained_network_are_not_taken_for_each_other(
+    bucket: Served, local: Zoo, first: bool, from_disk: bool
+) -> None:
+    source = bucket.folder / "setup04" / "1820500" if from_disk else None
+    folder = import_checkpoint(NAME, zoo=local, base_url=bucket.url, generated=first).checkpoint.folder
+    for again in (first, not first):
+        with nullcontext() if again == first else pytest.raises(ImportConflict, match="were asked for"):
+            import_checkpoint(NAME, zoo=local, source=source, base_url=bucket.url, generated=again)
+    assert manifest_of(folder)["generated"] == first
+    assert len(bucket.asked) == 1
+
+
+@pytest.mark.parametrize("from_disk", [False, True])
+def test_an_empty_folder_is_no_checkpoint(bucket: Served, local: Zoo, from_disk: bool) -> None:
+    (local.local_dir / "setup04" / "1820500").mkdir(parents=True)
+    source = bucket.folder / "setup04" / "1820500" if from_disk else None
+    assert not import_checkpoint(NAME, zoo=local, source=source, base_url=bucket.url).was_there
+    assert left_in(local) == {"1820500"}
 
 
 def test_a_damaged_import_is_said_and_left_as_it_is(bucket: Served, local: Zoo) -> None:
@@ -335,9 +379,53 @@ def test_a_damaged_import_is_said_and_left_as_it_is(bucket: Served, local: Zoo) 
 
 def test_a_file_with_another_head_than_the_card_says_is_refused(tmp_path: Path, local: Zoo) -> None:
     source = write_original(tmp_path / "file", channels=13)
-    with pytest.raises(InvalidCard, match="mt_out"):
+    with pytest.raises(UnreadableCheckpoint, match=r"card of setup04.*mt_out") as caught:
         import_checkpoint(NAME, zoo=local, source=source)
-    assert left_in(local) == set()
+    assert caught.value.source == str(source)
+    assert str(caught.value).endswith(f"Check that it is the file of {NAME}.")
+    assert not (local.local_dir / "setup04").exists()
+
+
+def test_a_network_of_another_form_than_the_card_says_is_refused(tmp_path: Path, local: Zoo) -> None:
+    # As the plain form, which ends with the U-Net, is at 8 nm of input and 4 nm of output.
+    source = write_original(tmp_path / "file", plain=True)
+    with pytest.raises(UnreadableCheckpoint, match=r"output_voxel_size is 4, 4, 4 nm for 8, 8, 8 nm"):
+        import_checkpoint(NAME, zoo=local, source=source)
+
+
+@pytest.mark.parametrize("generated", [False, True])
+def test_a_smaller_network_is_taken_for_made_up_numbers_alone(
+    tmp_path: Path, local: Zoo, monkeypatch: pytest.MonkeyPatch, generated: bool
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("COSEMZOO_LOCAL_DIR", str(local.local_dir))
+    source = write_original(tmp_path / "file")
+    if generated:
+        assert import_checkpoint(NAME, zoo=Zoo(), source=source, generated=True)
+        return
+    with pytest.raises(UnreadableCheckpoint) as caught:
+        import_checkpoint(NAME, zoo=Zoo(), source=source)
+    assert caught.value.problem == (
+        "its widths_down is [1, 2, 3, 4], where the published networks have [12, 72, 432, 2592]; "
+        "widths_up is [2, 2, 3], where the published networks have [72, 72, 432]"
+    )
+
+
+def test_a_failure_leaves_other_checkpoints_of_the_run(tmp_path: Path, local: Zoo) -> None:
+    import_checkpoint("setup04@625000", zoo=local, source=write_original(tmp_path / "file"))
+    with pytest.raises(UnreadableCheckpoint):
+        import_checkpoint(NAME, zoo=local, source=write_original(tmp_path / "other", channels=13))
+    assert {path.name for path in (local.local_dir / "setup04").iterdir()} == {"625000"}
+
+
+@pytest.mark.parametrize("blocked", ["", "setup04", "setup04/1820500"])
+def test_a_place_that_is_a_file_is_said_before_the_download(bucket: Served, local: Zoo, blocked: str) -> None:
+    path = local.local_dir / blocked
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("a file")
+    with pytest.raises(InvalidSetting, match=f"{re.escape(str(path))} is not a folder. Give a folder"):
+        import_checkpoint(NAME, zoo=local, base_url=bucket.url)
+    assert bucket.asked == []
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path, local: Zoo) -> None:
@@ -380,7 +468,9 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path, local: Zoo) -> None:
 
 
 def test_offline_nothing_is_downloaded(bucket: Served) -> None:
-    with pytest.raises(DownloadFailed, match="offline"):
+    with pytest.raises(
+        DownloadFailed, match=r"offline.*run: cosemzoo import setup04@1820500; or .*--from-file"
+    ):
         import_checkpoint(NAME, zoo=Zoo(offline=True), base_url=bucket.url)
     assert bucket.asked == []
 
@@ -402,6 +492,26 @@ def test_a_mirror_can_be_set_in_the_environment(
 def test_a_mirror_that_is_no_https_address_is_refused(local: Zoo, url: str) -> None:
     with pytest.raises(InvalidSetting):
         import_checkpoint(NAME, zoo=local, base_url=url)
+
+
+@pytest.mark.parametrize("after", ["?signature=hunter2", "#hunter2"])
+def test_a_signature_in_the_address_of_a_mirror_is_not_said(
+    local: Zoo, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    url = f"https://user:hunter2@example.org/cosem{after}"
+    monkeypatch.setenv("COSEMZOO_COSEM_URL", url)
+    for base_url in (url, None):
+        with pytest.raises(InvalidSetting, match=r"'https://example\.org/cosem' has a ") as caught:
+            import_checkpoint(NAME, zoo=local, base_url=base_url)
+        assert "hunter2" not in str(caught.value)
+
+
+def test_a_mirror_that_cannot_be_asked_is_said_with_what_else_can_be_done(
+    local: Zoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_WAIT_S", 0.0)
+    with pytest.raises(DownloadFailed, match=r"goes on where it stopped\..*--from-file"):
+        import_checkpoint(NAME, zoo=local, base_url="http://127.0.0.1:9")
 
 
 def test_a_download_can_be_kept_and_is_used_again(bucket: Served, local: Zoo, assets: Path) -> None:
@@ -465,7 +575,7 @@ import os, signal
 from cosemzoo.publishing import importing
 from cosemzoo.zoo import Zoo
 importing.Lineage = lambda **_: os.kill(os.getpid(), signal.SIGKILL)
-importing.import_checkpoint("setup04@1820500", zoo=Zoo())
+importing.import_checkpoint("setup04@1820500", zoo=Zoo(), generated=True)
 """
 
 

@@ -249,6 +249,42 @@ def test_a_source_that_the_base_does_not_have_is_refused(save: Callable[..., Pat
     }
 
 
+def test_rows_out_of_order_are_refused(
+    save: Callable[..., Path], report: LoadReport, base: Checkpoint
+) -> None:
+    rows = report.to_dict()["channels"]
+    path = save({"channels": [rows[0], rows[2], rows[1]]})
+    found = problems(path, base, (RUN[0], RUN[2], RUN[1]))
+    assert found == {
+        "$.channels[1].row": "is row 2 of prediction_head where row 1 is expected",
+        "$.channels[2].row": "is row 1 of prediction_head where row 2 is expected",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"source_row": None}, "is loaded from no row, er (distance)"),
+        ({"source_label": None}, "is loaded from row 2, no label (distance)"),
+        ({"source_row": None, "source_label": None, "source_kind": None}, "is loaded from no row, no label"),
+    ],
+)
+def test_a_source_is_a_row_and_a_label_where_the_base_has_labels(
+    save: Callable[..., Path], base: Checkpoint, changes: dict[str, Any], said: str
+) -> None:
+    found = problems(save(r0=changes), base)
+    assert list(found) == ["$.channels[0]"]
+    assert found["$.channels[0]"].startswith(said)
+
+
+@pytest.mark.parametrize("changes", [{"source_row": 0}, {"source_label": "ecs"}, {"source_kind": "distance"}])
+def test_a_row_that_was_kept_has_no_source(
+    save: Callable[..., Path], base: Checkpoint, changes: dict[str, Any]
+) -> None:
+    found = problems(save(r1=changes), base)
+    assert found["$.channels[1]"].startswith("is kept, and yet says that it comes from ")
+
+
 def test_every_problem_is_in_one_error(save: Callable[..., Path], base: Checkpoint) -> None:
     path = save({"commit": "x", "bytes": 0, "outcome": "failed"}, r0={"label": "nuc"})
     assert list(problems(path, base)) == ["$.commit", "$.outcome", "$.bytes", "$.channels[0]"]

@@ -453,6 +453,11 @@ def test_labels_are_checked_before_anything_is_converted(
         published(zoo, mine, channels=[Channel(label, "distance") for label in labels])
 
 
+def test_labels_that_do_not_fit_the_head_are_said_to(zoo: Zoo, mine: Path) -> None:
+    with pytest.raises(PublicationRefused, match=r"do not fit the weights \(.*nuc.*--labels"):
+        published(zoo, mine, channels=[*LABELS, Channel("nuc", "distance")])
+
+
 @pytest.mark.parametrize("address", ["HTTP://example.org/x", "s3://bucket/x", "ftp://me:secret@host/x"])
 def test_an_address_that_is_not_https_is_refused(zoo: Zoo, address: str) -> None:
     with pytest.raises(InvalidSetting) as caught:

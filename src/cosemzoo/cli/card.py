@@ -143,10 +143,14 @@ def _of_weights(run: "RunCard", weights: Path | None) -> dict[str, Any]:
     from cosemzoo.checkpoints.header import read_header  # noqa: PLC0415 - the help needs no records
     from cosemzoo.checkpoints.shards import WeightsTable  # noqa: PLC0415
     from cosemzoo.nets.recognise import recognise  # noqa: PLC0415
-    from cosemzoo.zoo.weights import shapes_of  # noqa: PLC0415
 
-    table = WeightsTable.single(weights.name, read_header(weights))
+    try:
+        table = WeightsTable.single(weights.name, read_header(weights))
+    except OSError as error:
+        reason = f"{weights} cannot be read ({error.strerror}): give a file, such as model.safetensors"
+        raise click.BadParameter(reason, param_hint="--weights") from error
     sizes = run.description.input_voxel_size, run.description.output_voxel_size
+    # Canonical names alone: the others would be those of another layout.
     stored = {name: tensor.entry.shape for name, tensor in table.tensors.items()}
     network = recognise(stored, input_voxel_size=sizes[0], output_voxel_size=sizes[1])
-    return {"shapes": shapes_of(table), "architecture": network}
+    return {"shapes": stored, "architecture": network}

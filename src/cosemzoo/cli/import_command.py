@@ -78,6 +78,12 @@ def import_command(
         print_json(_values(done))
     else:
         _print(done)
+        if from_file is not None:
+            name = f"{done.checkpoint.reference.run}@{done.checkpoint.criterion}"
+            click.echo(
+                f"\nThat the file is {name} was taken on trust: its tensors say neither the iteration\n"
+                "nor, among runs with as many channels (setup28, setup36, setup45), which one it is."
+            )
 
 
 def _values(done: "Imported") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A run's card: the one Markdown file from which its README and each checkpoint's `config.json` are made."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ from cosemzoo.strict_json import show
 COSEM_UNET: Final = "cosem-unet"
 
 _HEAD: Final = (f"{HEAD_PREFIX}weight", f"{HEAD_PREFIX}bias")
+# What the Hub calls that a run was fine-tuned from its base.
+_RELATION: Final = "finetune"
 _GENERATED_TAG: Final = "generated-weights"
 _GENERATED: Final = (
     "**The weights are made-up numbers** in the shapes of this network. They were generated for tests and "
@@ -99,6 +102,7 @@ class RunCard:
             found = _candidates(shapes, len(run.channels)) or "none has a slice for each channel"
             what = f"is missing, and the weights have neither {_HEAD[0]} nor {_HEAD[1]}; name its tensors"
             problems.append((f"$.{BLOCK}.head", f"{what} ({found})"))
+        problems.extend(_size_problem(run, network))
         manifest = Manifest(
             run=run.run,
             iteration=iteration,
@@ -143,7 +147,7 @@ class RunCard:
         Raises
         ------
         InvalidCard
-            If the manifest is another run's, or the card names another base.
+            If the manifest is another run's, or the card names another base or another relation to it.
         """
         lineage = manifest.lineage if manifest is not None else None
         base = base_model or (lineage.base_repository if lineage is not None else None)
@@ -153,7 +157,8 @@ class RunCard:
             raise InvalidCard(self.source, problems)
         front: dict[str, Any] = {**self.data.to_dict(), "library_name": LIBRARY}  # type: ignore[no-untyped-call]
         if base:
-            front = {**front, "base_model": base, "base_model_relation": "finetune"}
+            # A card may name further bases.
+            front = {"base_model": base, **front, "base_model_relation": _RELATION}
         if generated:
             front["tags"] = [*(front.get("tags") or []), _GENERATED_TAG]
         body = self.body
@@ -260,6 +265,32 @@ def _merged(
     return Architecture(network.name, {**tensors, **network.arguments}), problems
 
 
+def _size_problem(run: RunDescription, network: Architecture | None) -> list[Problem]:
+    before, after, factors = run.input_voxel_size, run.output_voxel_size, _enlargement(network)
+    if before is None or after is None or factors is None:
+        return []
+    if all(map(math.isclose, before, (size * factor for size, factor in zip(after, factors, strict=True)))):
+        return []
+    there, made = (", ".join(f"{length:g}" for length in size) for size in (before, after))
+    network_says = " x ".join(map(str, factors))
+    what = f"is {made} nm for {there} nm of input; the network makes voxels smaller by {network_says}"
+    return [(f"$.{BLOCK}.output_voxel_size", f"{what} (final_upsample)")]
+
+
+def _enlargement(network: Architecture | None) -> list[int] | None:
+    """Give how many voxels a COSEM U-Net makes of one along z, y and x; None where nothing says it."""
+    if network is None or network.name != COSEM_UNET:
+        return None
+    match network.arguments:
+        case {"final_upsample": None}:
+            return [1, 1, 1]
+        case {"final_upsample": int(factor)}:
+            return [factor] * 3
+        case {"final_upsample": [int(z), int(y), int(x)]}:
+            return [z, y, x]
+    return None
+
+
 def _usual_head(shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[HeadTensor, ...]:
     return tuple(HeadTensor(name) for name in _HEAD if name in (shapes or {}))
 
@@ -297,10 +328,16 @@ def _manifest_differences(run: RunDescription, manifest: Manifest | None) -> lis
 
 
 def _base_problems(data: ModelCardData, base: str | None) -> list[Problem]:
-    stated = [data.base_model] if isinstance(data.base_model, str) else data.base_model
-    if base is None or not stated or base in stated:
+    if base is None:
         return []
-    return [("$.base_model", f"is {', '.join(stated)}; it was fine-tuned from {base}")]
+    problems = []
+    stated = [data.base_model] if isinstance(data.base_model, str) else data.base_model
+    if stated and base not in stated:
+        problems.append(("$.base_model", f"is {', '.join(stated)}; it was fine-tuned from {base}"))
+    relation = data.get("base_model_relation", _RELATION)
+    if relation != _RELATION:
+        problems.append(("$.base_model_relation", f"is {relation}; to {base} it is {_RELATION}"))
+    return problems
 
 
 def _with_warning(body: str) -> str:

@@ -93,7 +93,7 @@ def read_description(block: object, source: str) -> tuple[RunDescription | None,
         return None, [(_PATH, "is missing: it says what config.json is made from")]
     if not isinstance(block, dict):
         return None, [(_PATH, f"is {show(block)}, not names and their values")]
-    problems = [*_not_json(block, _PATH, ())]
+    problems = [*_not_json(block, _PATH)]
     if problems:
         return None, problems
     problems += [*_unknown_names(block), *_run_problems(block)]
@@ -108,19 +108,17 @@ def read_description(block: object, source: str) -> tuple[RunDescription | None,
     return RunDescription.of(manifest, iterations), []
 
 
-def _not_json(value: object, path: str, inside: tuple[int, ...]) -> Iterator[Problem]:
-    """YAML has dates, sets and values that hold themselves; JSON has none of them."""
-    if id(value) in inside:
-        yield path, "holds itself"
-    elif isinstance(value, dict):
+def _not_json(value: object, path: str) -> Iterator[Problem]:
+    """YAML has dates and sets; JSON has none of them."""
+    if isinstance(value, dict):
         for name, member in value.items():
             if isinstance(name, str):
-                yield from _not_json(member, f"{path}.{name}", (*inside, id(value)))
+                yield from _not_json(member, f"{path}.{name}")
             else:
                 yield path, f"has the name {show(name)}: put it in quotes"
     elif isinstance(value, list):
         for i, member in enumerate(value):
-            yield from _not_json(member, f"{path}[{i}]", (*inside, id(value)))
+            yield from _not_json(member, f"{path}[{i}]")
     elif not isinstance(value, str | int | float | None):
         yield path, f"is a {type(value).__name__} ({value}): put it in quotes"
 

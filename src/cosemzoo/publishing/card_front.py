@@ -23,6 +23,8 @@ LIBRARY: Final = "cosemzoo"
 _WORDS: Final = tomllib.loads(files("cosemzoo.publishing").joinpath("hub_words.toml").read_text("utf-8"))
 _NAMES: Final = _WORDS.pop("names")
 _IDS: Final = ("base_model", "datasets")
+# Levels of front matter; a model-index has eight.
+_DEEPEST: Final = 50
 
 
 @frozen
@@ -66,11 +68,27 @@ def read_front_matter(text: str) -> FrontMatter:
     problems.extend(_hub_problems(values))
     data = None
     if not problems:
-        try:
-            data = ModelCardData(**values)
-        except (AttributeError, ValueError) as error:
-            problems.append(("$.model-index", " ".join(str(error).split())))
+        data, wrong = _data_of(values)
+        problems.extend(wrong)
     return FrontMatter(values, data, block, body, line, tuple(problems))
+
+
+def _data_of(values: Mapping[str, Any]) -> tuple[ModelCardData | None, list[Problem]]:
+    """Give what the Hub's client makes of it; what it would lose or write otherwise are problems."""
+    entries = values.get("model-index")
+    if isinstance(entries, list) and len(entries) > 1:
+        problem = f"has {len(entries)} entries, of which one name would be kept: put all results under one"
+        return None, [("$.model-index", problem)]
+    try:
+        data = ModelCardData(**values)
+    except (AttributeError, ValueError) as error:
+        return None, [("$.model-index", " ".join(str(error).split()))]
+    written = data.to_dict()  # type: ignore[no-untyped-call]
+    return data, [
+        (f"$.{name}", f"is {show(value)}; huggingface_hub would write {show(written.get(name))}: write it so")
+        for name, value in values.items()
+        if written.get(name) != value or name not in written
+    ]
 
 
 def missing_from(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -83,6 +101,10 @@ def missing_from(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _read_yaml(text: str, first_line: int) -> tuple[dict[str, Any] | None, list[Problem]]:
     try:
+        # Before it is loaded: a few lines of aliases of aliases stand for billions of values.
+        refused = list(_refused(text, first_line))
+        if refused:
+            return None, refused
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -92,22 +114,31 @@ def _read_yaml(text: str, first_line: int) -> tuple[dict[str, Any] | None, list[
         return None, [(f"line {line}", f"the front matter is not YAML: {what}")]
     except ValueError as error:
         return None, [(f"line {first_line}", f"the front matter is not YAML: {error}")]
-    except RecursionError:
-        return None, [(f"line {first_line}", "the front matter is nested too deeply")]
     if not isinstance(values, dict):
         return None, [(f"line {first_line}", f"the front matter is {show(values)}, not names and values")]
-    problems = list(_repeated(tree, first_line, set()))
+    problems = list(_repeated(tree, first_line))
     for name in [name for name in values if not isinstance(name, str)]:
         del values[name]
         problems.append(("$", f"has the name {show(name)}: put it in quotes"))
     return values, problems
 
 
-def _repeated(node: Any, first_line: int, seen: set[int]) -> Iterator[Problem]:
+def _refused(text: str, first_line: int) -> Iterator[Problem]:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        where = f"line {first_line + event.start_mark.line}"
+        if isinstance(event, yaml.AliasEvent):
+            yield where, f"has the alias *{event.anchor}: write out what it stands for"
+        if depth > _DEEPEST:
+            yield where, f"is nested too deeply: more than {_DEEPEST} levels"
+            return
+
+
+def _repeated(node: Any, first_line: int) -> Iterator[Problem]:
     """YAML keeps the last of several values of a name and says nothing."""
-    if id(node) in seen or isinstance(node, yaml.ScalarNode):
+    if isinstance(node, yaml.ScalarNode):
         return
-    seen.add(id(node))
     members = node.value
     if isinstance(node, yaml.MappingNode):
         names: set[str] = set()
@@ -117,7 +148,7 @@ def _repeated(node: Any, first_line: int, seen: set[int]) -> Iterator[Problem]:
             names.add(str(key.value))
         members = [value for _, value in node.value]
     for member in members:
-        yield from _repeated(member, first_line, seen)
+        yield from _repeated(member, first_line)
 
 
 def _hub_problems(values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -17,15 +17,23 @@ _TITLE: Final = re.compile(r"# +\S")
 _ROW: Final = re.compile(r"\| *(\d+) *\| *`([^`]+)` *\|")
 _PUBLISHED: Final = re.compile(r"\bIterations published for this run:([\d,\s]*\d)")
 _DOI: Final = re.compile(r"\b10\.\d{4,9}/\S")
-_COMMAND: Final = re.compile(r"\bcosemzoo (?:show|fetch|import) ([^\s-]\S*)")
+_COMMAND: Final = re.compile(r"\bcosemzoo (?:show|fetch|import) [\"']?([\w./][^\s\"']*)")
+_INLINE_CODE: Final = re.compile(r"(?<=`)[^`]+(?=`)")
 _LINK_OR_CODE: Final = re.compile(r"`[^`]*`|https?://\S+|\bdoi:\S+")
 _NUMBER: Final = r"(?<![\w.])(?:\d?\.\d+|\d+(?:\.\d+)? ?%)"
 _MEASURE: Final = (
     r"\b(?:accuracy|average precision|dice|f1|f1[-_ ]score|hausdorff|iou|jaccard|mean false distance|"
-    r"precision|recall|voi|variation of information)\b"
+    r"voi|variation of information)\b"
 )
+# Words that are also said of other things than an evaluation: a sign must follow them.
+_ALSO_WORDS: Final = r"\b(?:precision|recall)\b"
 # A measure's name and a number beside it: an evaluation, which belongs into the front matter.
-_SCORE: Final = re.compile(rf"{_MEASURE}[^.;|]{{0,40}}?[|:=\s]\s*{_NUMBER}", re.IGNORECASE)
+_SCORE: Final = re.compile(
+    rf"(?:{_MEASURE}[^.;|]{{0,40}}?[|:=\s]|{_ALSO_WORDS}\s*[|:=])\s*{_NUMBER}", re.IGNORECASE
+)
+_MEASURED: Final = re.compile(rf"{_MEASURE}|{_ALSO_WORDS}(?=\s*\|)", re.IGNORECASE)
+# What a reference is given as, where not by its place.
+_REFERENCE_NAMES: Final = frozenset({"reference", "start_config"})
 _LOADERS: Final = frozenset(
     {"CosemStart", "Start", "CosemStartConfig", "StartConfig"}
     | {"fetch", "load_into", "plan_load", "resolve", "state_dict"}
@@ -111,7 +119,7 @@ def scores(lines: Sequence[Line]) -> Iterator[Problem]:
     for line in _prose(lines):
         text = _LINK_OR_CODE.sub("", line.text)
         if line.text.startswith("|") and not row:
-            measured = re.search(_MEASURE, text, re.IGNORECASE) is not None
+            measured = _MEASURED.search(text) is not None
         row = line.text.startswith("|")
         if _SCORE.search(text) or (row and measured and re.search(_NUMBER, text)):
             problem = "states a score: give it in the front matter's model-index, with its dataset"
@@ -119,10 +127,28 @@ def scores(lines: Sequence[Line]) -> Iterator[Problem]:
 
 
 def at_repository(body: str, run: str, repository: str) -> str:
-    """Give a body whose code finds the run in a repository where it said the run's name alone."""
-    asks = rf"(?:{'|'.join(sorted(_LOADERS))})\((?:\w+, *)?(?:run ?= ?)?[\"']|\bcosemzoo (?:show|fetch) "
-    bare = re.compile(rf"({asks}){re.escape(run)}(?=[@\"'`\s]|$)")
-    return bare.sub(rf"\g<1>{repository}", body)
+    """Give a body whose code finds the run in a repository where it said the run's name alone.
+
+    In code, that are quoted texts which are the run, or the run and a criterion, and such words of a
+    `cosemzoo` command. What is imported stays: it does not come from a repository.
+    """
+    name = re.escape(run)
+    bare = re.compile(rf"(?<=[\s\"'=]){name}(?=[@\s\"']|$)")
+    asks = re.compile(
+        r"\bcosemzoo[ \t]+(?P<command>[\w-]+)(?:\\\n|[^\n|;&])*"
+        rf"|(?P<quote>[\"']){name}(?:@[^\"'\s]+)?(?P=quote)"
+    )
+
+    def moved(code: str) -> str:
+        return asks.sub(lambda m: m[0] if m["command"] == "import" else bare.sub(repository, m[0]), code)
+
+    read, lines = read_lines(body), body.split("\n")
+    for block in _code_blocks(read):
+        first = block[0].number - 1
+        lines[first : first + len(block)] = moved("\n".join(line.text for line in block)).split("\n")
+    for line in _prose(read):
+        lines[line.number - 1] = _INLINE_CODE.sub(lambda span: moved(span[0]), line.text)
+    return "\n".join(lines)
 
 
 def _prose(lines: Sequence[Line]) -> Iterator[Line]:
@@ -157,16 +183,22 @@ def _iteration_problems(lines: Sequence[Line], run: RunDescription) -> Iterator[
             yield f"line {line.number}", f"names other iterations than the block, which has: {listed}"
 
 
-def _blocks(lines: Sequence[Line]) -> Iterator[tuple[int, str]]:
-    """Give every block of Python, with the number of its first line."""
+def _code_blocks(lines: Sequence[Line]) -> Iterator[list[Line]]:
     block: list[Line] = []
     for line in [*lines, Line(0, "", None)]:
-        follows = block and line.number == block[-1].number + 1
-        if block and not (line.code and follows):
-            yield block[0].number, "\n".join(one.text for one in block)
+        # Between two blocks is at least a fence.
+        if block and line.number != block[-1].number + 1:
+            yield block
             block = []
-        if line.code in {"py", "python"}:
+        if line.code is not None:
             block.append(line)
+
+
+def _blocks(lines: Sequence[Line]) -> Iterator[tuple[int, str]]:
+    """Give every block of Python, with the number of its first line."""
+    for block in _code_blocks(lines):
+        if block[0].code in {"py", "python"}:
+            yield block[0].number, "\n".join(line.text for line in block)
 
 
 def _calls(lines: Sequence[Line]) -> Iterator[tuple[int, ast.Call]]:
@@ -182,15 +214,27 @@ def _references(lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
     for offset, call in _calls(lines):
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", None)
         if name in _LOADERS:
-            named = [word.value for word in call.keywords if word.arg in {"run", "criterion", "reference"}]
-            given = [one.value for one in [*call.args, *named] if isinstance(one, ast.Constant)]
-            texts = [text for text in given if isinstance(text, str)]
-            # A config is given run and criterion, the others both in one text.
-            for text in ["@".join(texts)] if name.endswith("Config") and texts else texts:
-                yield f"line {offset + call.lineno}", text
+            of_call = _of_config if name.endswith("Config") else _of_loader
+            yield from ((f"line {offset + call.lineno}", text) for text in of_call(call))
     for line in lines:
         if line.code in {"sh", "bash", "console"}:
             yield from ((f"line {line.number}", found[1]) for found in _COMMAND.finditer(line.text))
+
+
+def _of_loader(call: ast.Call) -> Iterator[str]:
+    named = [word.value for word in call.keywords if word.arg in _REFERENCE_NAMES]
+    for one in [*call.args, *named]:
+        if isinstance(one, ast.Constant) and isinstance(one.value, str):
+            yield one.value
+
+
+def _of_config(call: ast.Call) -> Iterator[str]:
+    """Give run and criterion, which a config is given apart; nothing where the run is not written there."""
+    given = dict(zip(("run", "criterion"), call.args, strict=False))
+    given |= {word.arg: word.value for word in call.keywords if word.arg is not None}
+    texts = {name: str(one.value) for name, one in given.items() if isinstance(one, ast.Constant)}
+    if "run" in texts:
+        yield "@".join(texts[name] for name in ("run", "criterion") if name in texts)
 
 
 def _reference_problems(place: str, text: str, run: RunDescription) -> Iterator[Problem]:

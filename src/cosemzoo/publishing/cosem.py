@@ -8,7 +8,7 @@ from typing import Final
 from attrs import frozen
 
 from cosemzoo.errors import CriterionNotFound, InvalidSetting, NotACosemCheckpoint
-from cosemzoo.publishing.download import check_url
+from cosemzoo.publishing.download import check_url, shown
 from cosemzoo.reference import Reference, parse_reference, published_iterations
 
 #: Where the originals are: objects ``<run>/<iteration>``, torch pickles ``{"model", "optimizer"}``.
@@ -100,5 +100,7 @@ def original_url(original: Original, base_url: str | None = None) -> str:
     base = check_url(base_url or os.environ.get(URL_VARIABLE) or BUCKET_URL)
     if "?" in base or "#" in base:
         hint = f"Give what comes before /<run>/<iteration>: --base-url or {URL_VARIABLE}."
-        raise InvalidSetting("address of the COSEM checkpoints", f"{base!r} has a '?' or a '#'", hint)
+        raise InvalidSetting(
+            "address of the COSEM checkpoints", f"{shown(base)!r} has a '?' or a '#' after it", hint
+        )
     return f"{base.rstrip('/')}/{original.run}/{original.iteration}"

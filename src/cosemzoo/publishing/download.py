@@ -8,6 +8,7 @@ of huggingface_hub's session, which verifies certificates; no token is sent.
 
 import errno
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ Progress = Callable[[int, int], None]
 _ATTEMPTS: Final = 4
 _WAIT_S: Final = 1.0
 _REDIRECTS: Final = 5
+_ON_DISK: Final = "give a file that is on disk"
 # Statuses of a server that is asked again later.
 _BUSY: Final = {408, 429, 500, 502, 503, 504}
 
@@ -52,7 +54,9 @@ def check_url(url: str) -> str:
     return url
 
 
-def download(url: str, target: Path, *, reference: str, progress: Progress | None = None) -> None:
+def download(
+    url: str, target: Path, *, reference: str, again: str = "Run it again.", progress: Progress | None = None
+) -> None:
     """Download a file; what is there already is not downloaded again.
 
     Parameters
@@ -62,6 +66,9 @@ def download(url: str, target: Path, *, reference: str, progress: Progress | Non
         Appears when all of it has arrived. One process at a time downloads it; others wait.
     reference : str
         What is being fetched, for messages.
+    again : str
+        What to do after a failure that may pass, for messages: the caller knows whether what has arrived is
+        still there then.
     progress : callable, optional
         Called with the bytes that have arrived, and all that will.
 
@@ -80,7 +87,7 @@ def download(url: str, target: Path, *, reference: str, progress: Progress | Non
     target.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(f"{target}.lock"):
         if not target.exists():
-            _Download(url, target, reference, progress).run()
+            _Download(url, target, reference, again, progress).run()
 
 
 class _Transient(Exception):
@@ -97,7 +104,7 @@ class _Part:
 
 
 class _Download:
-    def __init__(self, url: str, target: Path, reference: str, progress: Progress | None) -> None:
+    def __init__(self, url: str, target: Path, reference: str, again: str, progress: Progress | None) -> None:
         self._url = url
         # An address can hold a password or a signature, which are not for a file.
         self._address = sha256(url.encode()).hexdigest()
@@ -105,6 +112,7 @@ class _Download:
         self._part = target.with_name(f"{target.name}.part")
         self._record = target.with_name(f"{target.name}.part.json")
         self._reference = reference
+        self._again = again
         self._progress = progress or (lambda _done, _total: None)
 
     def run(self) -> None:
@@ -129,13 +137,15 @@ class _Download:
                 most = max(most, _length(file))
                 if failures == _ATTEMPTS:
                     kind = "" if isinstance(error, _Transient) else f"{type(error).__name__}: "
-                    raise self._failed(f"{kind}{error}") from error
+                    raise self._failed(f"{kind}{error}", self._again) from error
                 time.sleep(_WAIT_S * 2 ** (failures - 1))
             except OfflineModeIsEnabled as error:
-                raise self._failed("offline mode is on: HF_HUB_OFFLINE") from error
+                step = f"Unset it where there is a network, or {_ON_DISK}."
+                raise self._failed("offline mode is on: HF_HUB_OFFLINE", step) from error
             except (ImportError, ValueError) as error:
                 # The client cannot ask at all, as through a proxy for which a package is missing.
-                raise self._failed(str(error)) from error
+                step = f"Correct how this machine reaches the network (its proxy), or {_ON_DISK}."
+                raise self._failed(str(error), step) from error
 
     def _is_complete(self, file: FileIO) -> bool:
         part = self._known()
@@ -165,6 +175,9 @@ class _Download:
                 if sent != expected:
                     self._forget(file)
                     raise _Transient(f"asked for {expected}, it sent {sent}")
+                if not _is_of(response, part.validator):
+                    self._forget(file)
+                    raise _Transient("it sent a part of another file than before")
                 self._require(part.size - there)
             else:
                 # In this order: a record never says that the part of another file is of this one.
@@ -189,8 +202,8 @@ class _Download:
                 url, was_https = urljoin(url, response.headers["Location"]), url.startswith("https:")
                 problem = _problem(url) or ("it is not https" if was_https > url.startswith("https:") else "")
                 if problem:
-                    raise self._failed(f"it sends on to {shown(url)}: {problem}")
-        raise self._failed(f"it sends on to another address more than {_REDIRECTS} times")
+                    raise self._refused(f"it sends on to {shown(url)}: {problem}")
+        raise self._refused(f"it sends on to another address more than {_REDIRECTS} times")
 
     def _check(self, response: Any) -> None:
         """Refuse an answer that is not the file."""
@@ -198,19 +211,19 @@ class _Download:
         if status in _BUSY:
             raise _Transient(f"it answered {_named(status)}")
         if status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
-            raise self._failed(f"it answered {_named(status)}")
+            raise self._refused(f"it answered {_named(status)}")
         if "html" in _header(response, "Content-Type"):
-            raise self._failed("it answered with a web page, as the sign-in page of a network does")
+            step = f"Sign in to the network and run it again, check the address, or {_ON_DISK}."
+            raise self._failed("it answered with a web page, as the sign-in page of a network does", step)
         if _header(response, "Content-Encoding") not in {"", "identity"}:
-            raise self._failed("it sends the file encoded, so that its size cannot be checked")
+            raise self._refused("it sends the file encoded, so that its size cannot be checked")
 
     def _described(self, response: Any) -> _Part:
         length = _header(response, "Content-Length")
         if response.status_code != HTTPStatus.OK or not length.isdecimal() or not int(length):
-            raise self._failed("it does not say how large the file is, or that it is empty")
+            raise self._refused("it does not say how large the file is, or that it is empty")
         etag = _header(response, "ETag")
-        # A weak ETag also stands for files that are only much alike.
-        validator = etag if etag and not etag.startswith("W/") else _header(response, "Last-Modified")
+        validator = etag if _is_strong(etag) else _header(response, "Last-Modified")
         return _Part(self._address, int(length), validator)
 
     def _forget(self, file: FileIO) -> None:
@@ -239,17 +252,30 @@ class _Download:
                 self._reference, str(self._target.parent), missing, free_bytes(self._target.parent)
             ) from error
 
-    def _failed(self, reason: str) -> DownloadFailed:
-        return DownloadFailed(self._reference, shown(self._url), " ".join(reason.split()))
+    def _refused(self, reason: str) -> DownloadFailed:
+        return self._failed(reason, f"Check the address, or {_ON_DISK}.")
+
+    def _failed(self, reason: str, step: str) -> DownloadFailed:
+        return DownloadFailed(self._reference, shown(self._url), " ".join(reason.split()), step)
 
 
 def shown(url: str) -> str:
     """Give an address without what can be secret: user and password, query, fragment."""
-    return without_credentials(urlsplit(url)._replace(query="", fragment="").geturl())
+    return without_credentials(re.split("[?#]", url, maxsplit=1)[0])
 
 
 def _header(response: Any, name: str) -> str:
     return str(response.headers.get(name, ""))
+
+
+def _is_strong(etag: str) -> bool:
+    # A weak ETag (W/"…") also stands for files that are only much alike.
+    return etag.startswith('"')
+
+
+def _is_of(response: Any, validator: str) -> bool:
+    """Whether a part is of the file that a validator is of; servers that leave it out are believed."""
+    return _header(response, "ETag" if _is_strong(validator) else "Last-Modified") in {"", validator}
 
 
 def _length(file: FileIO) -> int:

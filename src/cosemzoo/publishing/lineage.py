@@ -1,6 +1,6 @@
 """What a fine-tuned run records of its base: which checkpoint it was, and what each channel started from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -146,7 +146,7 @@ def _inherited(
         counts = ", ".join(f"{head or 'the head'} {len(members)}" for head, members in heads.items())
         problem = f"has {len(rows)} rows ({counts}), but the run has {len(channels)} channels"
         return None, [("$.channels", problem)]
-    problems: list[Problem] = []
+    problems = list(_order_problems(heads))
     mappings = []
     for reading in readings:
         pairs = list(zip(reading, channels, strict=True))
@@ -159,19 +159,38 @@ def _inherited(
     return mappings[0], problems
 
 
+def _order_problems(heads: Mapping[str, Sequence[tuple[int, _Row]]]) -> Iterator[Problem]:
+    for head, members in heads.items():
+        for expected, (place, row) in enumerate(members):
+            if row.row != expected:
+                what = f"is row {row.row} of {head or 'the head'} where row {expected} is expected"
+                yield f"$.channels[{place}].row", what
+
+
 def _row_problems(row: _Row, channel: Channel, base: Checkpoint) -> Iterator[str]:
     kind = _known(row.kind)
     if row.label not in {None, channel.label} or kind not in {None, channel.kind}:
         said = row.label or "a channel"
         yield f"is {said}{f' ({kind})' if kind else ''}, but that channel of the run is {channel}"
+    if row.status == "kept":
+        if (row.source_row, row.source_label, row.source_kind) != (None, None, None):
+            yield f"is kept, and yet says that it comes from {_source_of(row)}"
+        return
     offered = base.manifest.channels if base.manifest else ()
-    if row.source_row is None or not offered:
+    if not offered:
+        return
+    if row.source_row is None or row.source_label is None:
+        yield f"is {row.status} from {_source_of(row)}, which is not both a row and a label of the base"
         return
     source = offered[row.source_row] if 0 <= row.source_row < len(offered) else None
     kind = _known(row.source_kind)
     if source is None or source.label != row.source_label or kind not in {None, source.kind}:
-        found = f"{row.source_label} ({row.source_kind})"
-        yield f"comes from row {row.source_row}, {found}, but the base has {source or 'no such row'} there"
+        yield f"comes from {_source_of(row)}, but the base has {source or 'no such row'} there"
+
+
+def _source_of(row: _Row) -> str:
+    number = "no row" if row.source_row is None else f"row {row.source_row}"
+    return f"{number}, {row.source_label or 'no label'} ({_known(row.source_kind) or 'no kind'})"
 
 
 def _from(row: _Row, channel: Channel) -> InheritedChannel:

@@ -267,7 +267,14 @@ class _Push:
         if url is not None:
             digest = Sha256(conversion.source_sha256)
             self._source = Lineage(source_url=shown(url), source_sha256=digest)
-        manifest = self._describe(card, conversion.tensors, iteration)
+        try:
+            manifest = self._describe(card, conversion.tensors, iteration)
+        except InvalidCard as error:
+            if not channels:
+                raise
+            problem = "; ".join(what for _, what in error.problems)
+            step = "Give one label for every row of the head: --labels."
+            raise self._refused(f"the labels do not fit the weights ({problem})", step) from error
         (self._folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
         publication = prepare_folder(self._folder, self._asked, self._zoo, self._aliases)
         text = (
