@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cosemzoo.loading.report import LoadReport
     from cosemzoo.manifest import Channel, Index, Manifest
     from cosemzoo.models import fetch, load_into, plan_load, resolve, state_dict
+    from cosemzoo.ready import load_model
     from cosemzoo.reference import Reference, parse_reference
     from cosemzoo.starts import CosemStart, CosemStartConfig, FolderStore, Start, StartConfig
     from cosemzoo.zoo import Checkpoint, Zoo
@@ -28,6 +29,7 @@ _HOMES = {
     "plan_load": "models",
     "resolve": "models",
     "state_dict": "models",
+    "load_model": "ready",
     "Reference": "reference",
     "parse_reference": "reference",
     "CosemStart": "starts",
@@ -56,6 +58,7 @@ __all__ = [
     "__version__",
     "fetch",
     "load_into",
+    "load_model",
     "parse_reference",
     "plan_load",
     "resolve",

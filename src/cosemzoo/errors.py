@@ -729,6 +729,23 @@ class UnsupportedModel(CosemZooError, TypeError):
         super().__init__(f"there are tensors that cannot be handled safely; nothing was changed:{lines}")
 
 
+class UnknownNetwork(CosemZooError, LookupError):
+    """A checkpoint whose network cannot be built here.
+
+    Attributes
+    ----------
+    reference : str
+    problem : str
+    """
+
+    def __init__(self, reference: str, problem: str) -> None:
+        self.reference, self.problem = reference, problem
+        super().__init__(
+            f"{reference}: its network cannot be built here: {problem}. "
+            "Build it yourself, and load the checkpoint into it: load_into(model, reference)."
+        )
+
+
 class MetaTensorsLeft(UnsupportedModel):
     """Tensors on `meta` that neither the checkpoint nor their module's `reset_parameters` can fill."""
 

@@ -11,7 +11,8 @@ from typing import Protocol, TypeAlias, TypedDict
 from torch import Tensor, nn
 
 from cosemzoo.checkpoints.mapped import MappedWeights, state_dict_of
-from cosemzoo.errors import PartialLoad
+from cosemzoo.checkpoints.mounts import READS, Read
+from cosemzoo.errors import InvalidOption, PartialLoad
 from cosemzoo.loading.apply import apply_plan
 from cosemzoo.loading.heads import HeadNames
 from cosemzoo.loading.labels import NewHead
@@ -28,12 +29,18 @@ _logger = logging.getLogger("cosemzoo")
 ReferenceLike: TypeAlias = "str | os.PathLike[str] | Reference | Checkpoint"
 
 
-class LoadOptions(TypedDict, total=False):
+class PlanOptions(TypedDict, total=False):
     """How a load is planned, besides `new_head`; `plan_load` describes each."""
 
     head: HeadNames
     strict: Strict
     min_coverage: float
+
+
+class LoadOptions(PlanOptions, total=False):
+    """How a load is planned and done, besides `new_head`; `load_into` describes each."""
+
+    read: Read
 
 
 class WeightsStore(Protocol):
@@ -159,7 +166,7 @@ def plan_load(
         As `resolve`.
     """
     held = read_model(model)
-    options = LoadOptions(head=head, strict=strict, min_coverage=min_coverage)
+    options = PlanOptions(head=head, strict=strict, min_coverage=min_coverage)
     return _plan(held, resolve(reference, zoo=zoo), new_head, options)
 
 
@@ -171,6 +178,7 @@ def load_into(
     head: HeadNames = None,
     strict: Strict = "auto",
     min_coverage: float = 0.5,
+    read: Read = "auto",
     zoo: WeightsStore | None = None,
 ) -> LoadReport:
     """Load a checkpoint into a model, in place: wholly as planned, or not at all.
@@ -182,6 +190,10 @@ def load_into(
         CPU. What is not filled keeps the model's own values.
     reference, new_head, head, strict, min_coverage, zoo
         As for `plan_load`.
+    read : {"auto", "mmap", "sequential"}
+        How the files are read. "mmap": through a mapping, the fastest where the file is in memory or on a
+        local disk. "sequential": in large pieces in the order of the file, twice; the first time to know
+        that all of it can be read. "auto": "sequential" on a network file system, else "mmap".
 
     Returns
     -------
@@ -197,14 +209,18 @@ def load_into(
     ------
     StrictLoadFailed, CoverageTooLow, InvalidHead, AliasConflict, UnsafeConversion, UnsupportedModel
         If checkpoint and model do not fit together.
+    InvalidOption
+        If `strict`, `min_coverage` or `read` is none of the values allowed.
     CosemZooError
         As `fetch`.
 
     Notes
     -----
-    After any error the model is bit for bit as it was.
+    After any error the model is bit for bit as it was. A page of the file that was found readable and can no
+    longer be read a moment later, when the model is already being filled, ends the process (SIGBUS): a model
+    that is half filled is never given back.
     """
-    options = LoadOptions(head=head, strict=strict, min_coverage=min_coverage)
+    options = LoadOptions(head=head, strict=strict, min_coverage=min_coverage, read=read)
     return load_checkpoint(model, reference, new_head, options, _or_default(zoo))
 
 
@@ -212,15 +228,19 @@ def load_checkpoint(
     model: nn.Module, reference: ReferenceLike, new_head: NewHead, options: LoadOptions, zoo: WeightsStore
 ) -> LoadReport:
     """Load as `load_into` does; its warning points at the caller of the caller."""
+    planning = options.copy()
+    read = planning.pop("read", "auto")
+    if read not in READS:
+        raise InvalidOption("read", read, '"mmap", "sequential" or "auto"')
     held = read_model(model)
     checkpoint = resolve(reference, zoo=zoo)
     began = time.perf_counter()
-    plan = _plan(held, checkpoint, new_head, options)
+    plan = _plan(held, checkpoint, new_head, planning)
     plan.check()
     planned = time.perf_counter()
     paths = zoo.fetch(checkpoint)
     fetched = time.perf_counter()
-    weights = MappedWeights(checkpoint.weights, paths)
+    weights = MappedWeights(checkpoint.weights, paths, read)
     if plan.differences:
         # Before the commit: where warnings are errors, it must leave the model as it was.
         warnings.warn(_what_is_partial(plan), PartialLoad, stacklevel=3)
@@ -242,7 +262,7 @@ def _or_default(zoo: WeightsStore | None) -> WeightsStore:
 
 
 def _plan(
-    held: Sequence[ModelTensor], checkpoint: Checkpoint, new_head: NewHead, options: LoadOptions
+    held: Sequence[ModelTensor], checkpoint: Checkpoint, new_head: NewHead, options: PlanOptions
 ) -> LoadPlan:
     return make_plan(
         [one.target for one in held if one.names],

@@ -18,7 +18,7 @@ from cosemzoo.loading.layouts import HEAD_PREFIX, detect_layout, wrapper_prefix
 from cosemzoo.loading.plan import LoadPlan
 from cosemzoo.loading.report import LoadReport
 from cosemzoo.manifest import Channel, HeadTensor, Manifest, check_manifest
-from cosemzoo.models import LoadOptions, WeightsStore, load_checkpoint, plan_load
+from cosemzoo.models import LoadOptions, PlanOptions, WeightsStore, load_checkpoint, plan_load
 from cosemzoo.reference import DEFAULT_CRITERION, Reference, parse_reference
 from cosemzoo.zoo import Checkpoint, Zoo
 from cosemzoo.zoo.weights import shapes_of
@@ -136,7 +136,7 @@ class Start:
         self,
         model: nn.Module,
         new_head: NewHead = None,
-        **options: Unpack[LoadOptions],
+        **options: Unpack[PlanOptions],
     ) -> LoadPlan:
         """Plan what `initialize_weights` would do; nothing is downloaded, nothing is changed.
 

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 from collections.abc import Mapping
@@ -9,8 +10,9 @@ import torch
 
 from cosemzoo.checkpoints import mapped
 from cosemzoo.checkpoints.header import read_header
-from cosemzoo.checkpoints.mapped import TORCH_DTYPES, MappedWeights, state_dict_of
-from cosemzoo.checkpoints.shards import WeightsTable
+from cosemzoo.checkpoints.mapped import READ_BYTES, TORCH_DTYPES, MappedWeights, state_dict_of
+from cosemzoo.checkpoints.mounts import READS, Read
+from cosemzoo.checkpoints.shards import StoredTensor, WeightsTable
 from cosemzoo.checkpoints.writer import write_safetensors
 from cosemzoo.errors import InvalidSafetensors
 from cosemzoo.zoo import Zoo
@@ -18,9 +20,9 @@ from cosemzoo.zoo import Zoo
 FILE = "model.safetensors"
 
 
-def opened(path: Path) -> tuple[WeightsTable, MappedWeights]:
+def opened(path: Path, read: Read = "mmap") -> tuple[WeightsTable, MappedWeights]:
     table = WeightsTable.single(FILE, read_header(path))
-    return table, MappedWeights(table, {FILE: path})
+    return table, MappedWeights(table, {FILE: path}, read)
 
 
 def raw(path: Path, tensors: Mapping[str, tuple[str, list[int], bytes]]) -> Path:
@@ -152,9 +154,10 @@ def test_a_file_that_is_gone_is_an_error_of_the_system(tmp_path: Path) -> None:
         MappedWeights(table, {FILE: tmp_path / FILE})
 
 
-def test_reading_ahead_says_when_a_page_cannot_be_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", READS)
+def test_reading_ahead_says_when_a_page_cannot_be_read(read: Read, tmp_path: Path) -> None:
     write_safetensors(tmp_path / FILE, {"x": torch.zeros(30_000)})
-    _, weights = opened(tmp_path / FILE)
+    _, weights = opened(tmp_path / FILE, read)
     # Once the file is shorter, the pages of the mapping beyond its end are what an unreadable disk gives.
     os.truncate(tmp_path / FILE, 50_000)
     with pytest.raises(InvalidSafetensors, match="it changed on disk: it is shorter than it was"):
@@ -164,10 +167,103 @@ def test_reading_ahead_says_when_a_page_cannot_be_read(tmp_path: Path) -> None:
 def test_without_the_systems_help_reading_ahead_reads_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_safetensors(tmp_path / FILE, {"x": torch.zeros(3)})
+    write_safetensors(tmp_path / FILE, {"x": torch.zeros(30_000)})
     _, weights = opened(tmp_path / FILE)
     monkeypatch.setattr(mapped, "_MADV_POPULATE_READ", 10_000)
     weights.read_ahead()
-    (tmp_path / FILE).unlink()
-    with pytest.raises(FileNotFoundError):
+    os.truncate(tmp_path / FILE, 50_000)
+    with pytest.raises(InvalidSafetensors, match="shorter than it was"):
         weights.read_ahead()
+
+
+@pytest.mark.parametrize("read", READS)
+def test_the_file_that_is_read_is_the_one_whose_header_was_compared(read: Read, tmp_path: Path) -> None:
+    write_safetensors(tmp_path / FILE, {"x": torch.ones(3)})
+    _, weights = opened(tmp_path / FILE, read)
+    write_safetensors(tmp_path / "other", {"x": torch.full((3,), 2.0)})
+    (tmp_path / "other").replace(tmp_path / FILE)
+    weights.read_ahead()
+    assert weights.values(weights.tensor("x")).tolist() == [1, 1, 1]
+
+
+def test_values_are_read_from_the_file_where_it_is_read_in_order(tmp_path: Path) -> None:
+    tensors = {"a": torch.rand(5, 7), "b": torch.arange(9), "c": torch.rand(3).double(), "d": torch.rand(0)}
+    write_safetensors(tmp_path / FILE, tensors)
+    _, ordered = opened(tmp_path / FILE, "sequential")
+    _, direct = opened(tmp_path / FILE, "mmap")
+    for weights in (ordered, direct):
+        weights.read_ahead()
+        for name, tensor in tensors.items():
+            assert torch.equal(weights.values(weights.tensor(name)), tensor)
+        assert torch.equal(weights.values(weights.tensor("a")[2:4]), tensors["a"][2:4])
+        assert torch.equal(weights.values(weights.tensor("a")[:, 2:4]), tensors["a"][:, 2:4])
+    part, column = ordered.tensor("a")[2:4], ordered.tensor("a")[:, 1]
+    assert ordered.values(part).data_ptr() == ordered.values(ordered.tensor("b")).data_ptr()
+    assert ordered.values(part).data_ptr() != part.data_ptr()
+    # What does not lie in one piece, or lies elsewhere, is given back.
+    elsewhere = torch.rand(3)
+    assert ordered.values(column) is column
+    assert ordered.values(elsewhere) is elsewhere
+    assert direct.values(part) is part
+
+
+def test_a_part_that_is_larger_than_what_is_read_at_a_time_is_given_back(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / FILE, {"x": torch.zeros(READ_BYTES + 1, dtype=torch.uint8)})
+    _, weights = opened(tmp_path / FILE, "sequential")
+    weights.read_ahead()
+    whole = weights.tensor("x")
+    assert weights.values(whole) is whole
+    assert weights.values(whole[1:]) is not whole
+
+
+def test_each_value_is_read_from_its_own_shard(tmp_path: Path) -> None:
+    for number, name in enumerate("abc"):
+        write_safetensors(tmp_path / name, {name: torch.full((2,), float(number))})
+    tensors: dict[str, StoredTensor] = {}
+    for name in "abc":
+        entry = read_header(tmp_path / name).tensors[name]
+        tensors[name] = StoredTensor(name, entry)
+    table = WeightsTable(tensors, {}, ("a", "b", "c"))
+    weights = MappedWeights(table, {name: tmp_path / name for name in "abc"}, "sequential")
+    weights.read_ahead()
+    assert [weights.values(weights.tensor(name)).tolist() for name in "cab"] == [[2, 2], [0, 0], [1, 1]]
+
+
+def test_what_can_no_longer_be_read_is_left_to_the_mapping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:
+        raise OSError(5, "Input/output error")
+
+    write_safetensors(tmp_path / FILE, {"x": torch.ones(3)})
+    _, weights = opened(tmp_path / FILE, "sequential")
+    weights.read_ahead()
+    tensor = weights.tensor("x")
+    for broken in (fail, lambda *_: False):
+        monkeypatch.setattr(mapped, "_fill", broken)
+        assert weights.values(tensor) is tensor
+
+
+@pytest.mark.parametrize("read", READS)
+def test_files_are_closed_with_the_weights(read: Read, tmp_path: Path) -> None:
+    write_safetensors(tmp_path / FILE, {"x": torch.ones(3)})
+    _, weights = opened(tmp_path / FILE, read)
+    (file,) = weights._files.values()
+    stream = file.opened
+    del weights, file
+    gc.collect()
+    assert stream.closed
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_file_that_is_refused_is_closed(read: Read, tmp_path: Path) -> None:
+    write_safetensors(tmp_path / FILE, {"x": torch.zeros(3)})
+    table, _ = opened(tmp_path / FILE)
+    write_safetensors(tmp_path / FILE, {"y": torch.zeros(3)})
+    del _
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(InvalidSafetensors):
+        MappedWeights(table, {FILE: tmp_path / FILE}, read)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -1,3 +1,4 @@
+import gc
 import inspect
 import json
 import signal
@@ -222,6 +223,20 @@ def test_the_first_difference_of_large_tensors_is_found(save: Save, load: Load) 
         load(tied(), save(state))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 31, (1 << 20) + 5])
+def test_a_difference_is_found_in_every_element(dtype: torch.dtype, size: int) -> None:
+    # At an odd place in memory, as in a file.
+    memory = torch.zeros(size * dtype.itemsize + 3, dtype=torch.uint8).numpy().data[3:]
+    one, other = torch.frombuffer(memory, dtype=dtype), torch.zeros(size, dtype=dtype)
+    assert apply._first_difference(one, other) == ""
+    for index in {0, size // 2, max(size - 2, 0), size - 1}:
+        other[index] = 1
+        assert apply._first_difference(one, other).startswith(f"at [{index}]: 0")
+        assert apply._first_difference(other, one).startswith(f"at [{index}]: 1")
+        other[index] = 0
+
+
 def test_names_of_one_tensor_that_differ_in_shape_are_named(save: Save, load: Load) -> None:
     state = {name: value.clone() for name, value in Net().state_dict().items()}
     state["again.weight"] = torch.zeros(2, 4)
@@ -352,6 +367,8 @@ def failing_at(step: int) -> Iterator[list[str]]:
         yield calls
     finally:
         sys.setprofile(None)
+        # Planning switches it off, and fails at every step here: also where it would switch it on again.
+        gc.enable()
 
 
 # A failure between opening a file and entering its `with` leaves it to the garbage collector to close.

@@ -16,7 +16,7 @@ from cosemzoo.checkpoints.writer import write_safetensors
 from cosemzoo.models import load_into
 from cosemzoo.zoo import Zoo
 
-folder, times, device = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+folder, times, device, read = Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
 torch.set_num_threads(1)
 
 
@@ -48,7 +48,7 @@ def interrupted_load(model, delay):
     try:
         try:
             signal.setitimer(signal.ITIMER_REAL, delay)
-            load_into(model, checkpoint, zoo=zoo)
+            load_into(model, checkpoint, zoo=zoo, read=read)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
@@ -59,7 +59,7 @@ def interrupted_load(model, delay):
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 began = time.perf_counter()
 for _ in range(5):
-    load_into(net(0.0, device), checkpoint, zoo=zoo)
+    load_into(net(0.0, device), checkpoint, zoo=zoo, read=read)
 usual = (time.perf_counter() - began) / 5
 random.seed(5)
 counts = {}
@@ -75,19 +75,19 @@ print(json.dumps(counts))
 
 
 @pytest.mark.parametrize("times", [150, pytest.param(5000, marks=pytest.mark.full)])
-@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(("device", "read"), [("cpu", "mmap"), ("meta", "mmap"), ("cpu", "sequential")])
 def test_a_load_interrupted_at_any_moment_leaves_the_model_wholly_old_or_wholly_new(
-    device: str, times: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    device: str, read: str, times: int, *, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SOAK, str(tmp_path), str(times), device],
+        [sys.executable, "-W", "error", "-c", SOAK, str(tmp_path), str(times), device, read],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     with capsys.disabled():
-        print(f"\n{times} interrupted loads on {device}: {done.stdout.strip()}")
+        print(f"\n{times} interrupted loads on {device}, {read}: {done.stdout.strip()}")
     counts: dict[str, int] = json.loads(done.stdout)
     assert sum(counts.values()) == times
     assert not [state for state in counts if "torn" in state]

@@ -16,7 +16,8 @@ from cosemzoo.loading import apply
 from cosemzoo.models import load_into
 from cosemzoo.zoo import Zoo
 
-folder, size, stored, own = Path(sys.argv[1]), int(sys.argv[2]), *(getattr(torch, n) for n in sys.argv[3:])
+folder, size, read = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[5]
+stored, own = (getattr(torch, name) for name in sys.argv[3:5])
 
 
 def net(dtype):
@@ -64,7 +65,7 @@ def seen(step):
 apply.run_to_end = seen(apply.run_to_end)
 watcher = threading.Thread(target=watch)
 watcher.start()
-report = load_into(model, checkpoint, zoo=zoo)
+report = load_into(model, checkpoint, zoo=zoo, read=read)
 watching = False
 watcher.join()
 assert all(bool((tensor == 1).all()) for tensor in model.buffers())
@@ -76,19 +77,21 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize("size", [160 * MIB, pytest.param(1024 * MIB, marks=pytest.mark.full)])
 @pytest.mark.parametrize(
-    ("stored", "own"),
+    ("stored", "own", "read"),
     [
-        ("float32", "float32"),
-        ("float32", "float16"),
-        pytest.param("float16", "float32", marks=pytest.mark.full),
-        pytest.param("float64", "float32", marks=pytest.mark.full),
+        ("float32", "float32", "mmap"),
+        ("float32", "float16", "mmap"),
+        ("float32", "float16", "sequential"),
+        pytest.param("float32", "float32", "sequential", marks=pytest.mark.full),
+        pytest.param("float16", "float32", "mmap", marks=pytest.mark.full),
+        pytest.param("float64", "float32", "mmap", marks=pytest.mark.full),
     ],
 )
 def test_loading_adds_at_most_64_mib_of_anonymous_memory(
-    stored: str, own: str, size: int, *, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stored: str, own: str, read: str, size: int, *, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path), str(size), stored, own],
+        [sys.executable, "-c", MEASURE, str(tmp_path), str(size), stored, own, read],
         capture_output=True,
         text=True,
         check=False,
@@ -96,6 +99,6 @@ def test_loading_adds_at_most_64_mib_of_anonymous_memory(
     assert done.returncode == 0, done.stderr
     written, added = map(int, done.stdout.split())
     with capsys.disabled():
-        print(f"\n{stored} into {own}: {written / MIB:.0f} MiB written, {added / MIB:.1f} MiB more memory")
+        print(f"\n{stored} into {own}, {read}: {written / MIB:.0f} MiB written, {added / MIB:.1f} MiB more")
     assert written > size / 2
     assert added <= 64 * MIB

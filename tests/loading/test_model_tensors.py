@@ -101,8 +101,9 @@ def test_empty_tensors_are_never_the_same_unless_they_are(device: str) -> None:
         lambda memory: (memory, memory[0]),
         lambda memory: (memory, memory.t()),
         lambda memory: (memory, memory.view(-1)),
+        lambda memory: (memory.view(-1)[::5], memory[3, 3:]),
     ],
-    ids=["shifted", "part", "transposed", "flattened"],
+    ids=["shifted", "part", "transposed", "flattened", "strided"],
 )
 def test_tensors_that_share_some_memory_are_refused(
     view: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]], device: str
@@ -168,6 +169,12 @@ class Sharded(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, *call: Any, **options: Any) -> Any:
         return NotImplemented
+
+
+def test_a_sparse_buffer_outside_the_state_dict_is_not_looked_at() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    model.register_buffer("sparse", torch.eye(2).to_sparse(), persistent=False)
+    assert names(model) == [["weight"]]
 
 
 def test_tensors_that_answer_for_themselves_are_refused() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from cosemzoo.checkpoints.shards import WeightsTable
 from cosemzoo.errors import AliasConflict, StrictLoadFailed
-from cosemzoo.loading.pairing import TargetTensor
+from cosemzoo.loading.pairing import TargetTensor, pair_tensors
 from cosemzoo.loading.plan import LoadPlan
 from cosemzoo.loading.planner import make_plan
 from cosemzoo.manifest import Channel, HeadTensor, Manifest
@@ -180,3 +180,15 @@ def test_every_stored_name_of_a_mismatched_tensor_says_why_it_is_unused(table: T
         ("chain.1.weight", True),
         ("prediction_head.weight", True),
     ]
+
+
+def test_the_order_of_the_names_in_the_file_does_not_matter(table: Table) -> None:
+    named = groups("dacapo 0.3")
+    shapes = {name: shape for names, shape in named.items() for name in names}
+    one = table(shapes)
+    other = table(dict(reversed(shapes.items())))
+    targets = model(groups("cellmap-models"))
+    first, second = (pair_tensors(targets, weights, None) for weights in (one, other))
+    assert first.names == second.names
+    assert all(len(names) == 2 for names in first.names.values())
+    assert make_plan(targets, one, manifest()) == make_plan(targets, other, manifest())

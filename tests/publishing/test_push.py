@@ -68,7 +68,8 @@ def manifest_of(zoo: Zoo, reference: str) -> Manifest:
 
 
 def published(zoo: Zoo, weights: Path, reference: str = f"{MINE}@1", **options: Any) -> Pushed:
-    return push(reference, weights, zoo=zoo, options=PushOptions(**{"channels": LABELS, **options}))
+    given = {"channels": LABELS, "golden": False, **options}
+    return push(reference, weights, zoo=zoo, options=PushOptions(**given))
 
 
 def write_card(folder: Path, labels: str = "mito, er") -> Path:
@@ -93,7 +94,7 @@ def mine(write_training: Training) -> Path:
 
 
 def test_what_was_trained_is_what_a_start_loads(zoo: Zoo, trained: Path) -> None:
-    push(TRAINED, trained, zoo=zoo, options=PushOptions(generated=True, aliases=["best"]))
+    push(TRAINED, trained, zoo=zoo, options=PushOptions(generated=True, aliases=["best"], golden=False))
     start = CosemStart("setup04", store=zoo)
     model = start.initialize_weights(small(14), new_head=start.channels)
     assert start.report is not None
@@ -108,7 +109,9 @@ def test_what_was_trained_is_what_a_start_loads(zoo: Zoo, trained: Path) -> None
 def test_a_run_of_the_bucket_is_described_by_the_card_that_comes_with_the_package(
     zoo: Zoo, api: HfApi, trained: Path
 ) -> None:
-    pushed = push(TRAINED, trained, zoo=zoo, options=PushOptions(generated=True, aliases=["best"]))
+    pushed = push(
+        TRAINED, trained, zoo=zoo, options=PushOptions(generated=True, aliases=["best"], golden=False)
+    )
     manifest = manifest_of(zoo, TRAINED)
     assert manifest == pushed.manifest
     assert len(manifest.channels) == 14
@@ -259,7 +262,9 @@ def test_nothing_comes_of_nothing(
 
 def fine_tuned(zoo: Zoo, trained: Path, mine: Path, tmp_path: Path) -> tuple[Path, str]:
     """Publish a base, load it into two channels, and give the report and the base's commit."""
-    done = push(TRAINED, trained, zoo=zoo, options=PushOptions(generated=True, aliases=["best"]))
+    done = push(
+        TRAINED, trained, zoo=zoo, options=PushOptions(generated=True, aliases=["best"], golden=False)
+    )
     with pytest.warns(PartialLoad):
         report = load_into(small(2), "setup04@best", new_head=["mito", "ld"], zoo=zoo)
     path = tmp_path / "report.json"
@@ -322,7 +327,7 @@ def store(tmp_path: Path, write_training: Training) -> Path:
 def test_a_name_of_a_store_is_published_as_its_iteration(
     zoo: Zoo, store: Path, criterion: str, name: str
 ) -> None:
-    push(f"{MINE}@{criterion}", zoo=zoo, store=store, options=PushOptions(channels=LABELS))
+    push(f"{MINE}@{criterion}", zoo=zoo, store=store, options=PushOptions(channels=LABELS, golden=False))
     checkpoint = zoo.resolve(f"{MINE}@{name}")
     assert checkpoint.criterion == "1000"
     assert checkpoint.manifest is not None
@@ -342,7 +347,7 @@ def test_without_a_card_the_channels_are_those_that_the_store_recorded(
 
 
 def test_an_iteration_of_a_store_gets_no_other_name(zoo: Zoo, store: Path) -> None:
-    push(f"{MINE}@2000", zoo=zoo, store=store, options=PushOptions(channels=LABELS))
+    push(f"{MINE}@2000", zoo=zoo, store=store, options=PushOptions(channels=LABELS, golden=False))
     index = zoo.criteria(MINE)
     assert index is not None
     assert (list(index.criteria), index.aliases) == (["2000"], {})
@@ -461,7 +466,7 @@ def test_labels_that_do_not_fit_the_head_are_said_to(zoo: Zoo, mine: Path) -> No
 @pytest.mark.parametrize("address", ["HTTP://example.org/x", "s3://bucket/x", "ftp://me:secret@host/x"])
 def test_an_address_that_is_not_https_is_refused(zoo: Zoo, address: str) -> None:
     with pytest.raises(InvalidSetting) as caught:
-        push(f"{MINE}@1", address, zoo=zoo, options=PushOptions(channels=LABELS))
+        push(f"{MINE}@1", address, zoo=zoo, options=PushOptions(channels=LABELS, golden=False))
     assert "secret" not in str(caught.value)
 
 

@@ -3,14 +3,19 @@
 import math
 import mmap
 import os
+import weakref
 from collections.abc import Mapping
+from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 import torch
+from attrs import frozen
 
 from cosemzoo.checkpoints.header import PREFIX_BYTES, header_length, parse_header
+from cosemzoo.checkpoints.mounts import Read, reads_in_order
 from cosemzoo.checkpoints.shards import StoredTensor, WeightsTable
 from cosemzoo.errors import InvalidSafetensors
 
@@ -43,7 +48,18 @@ TORCH_DTYPES: Final[Mapping[str, torch.dtype]] = MappingProxyType(
 
 # Linux's madvise(2), since 5.14: read every page now, and say so when one cannot be.
 _MADV_POPULATE_READ = 22
-_READ_BYTES = 4 << 20
+_POPULATE_BYTES = 64 << 20
+#: Bytes that are read at a time where a file is read in order.
+READ_BYTES: Final = 4 << 20
+
+
+@frozen(eq=False)
+class _MappedFile:
+    path: Path
+    opened: BufferedReader
+    mapped: mmap.mmap
+    data_start: int
+    address: int
 
 
 class MappedWeights:
@@ -55,6 +71,13 @@ class MappedWeights:
         What the files were found to hold.
     paths : mapping of str to Path
         Where each of its files is.
+    read : {"auto", "mmap", "sequential"}
+        How `read_ahead` and `values` read them; tensors are mapped in any case.
+
+    Attributes
+    ----------
+    in_order : bool
+        Whether the files are read in the order of their bytes.
 
     Raises
     ------
@@ -64,13 +87,11 @@ class MappedWeights:
         If a file cannot be opened or mapped.
     """
 
-    def __init__(self, table: WeightsTable, paths: Mapping[str, Path]) -> None:
+    def __init__(self, table: WeightsTable, paths: Mapping[str, Path], read: Read = "mmap") -> None:
         self._table = table
-        self._paths = {file: Path(paths[file]) for file in table.files}
-        self._maps: dict[str, mmap.mmap] = {}
-        self._starts: dict[str, int] = {}
-        for file, path in self._paths.items():
-            self._maps[file], self._starts[file] = _map(path, table, file)
+        self._files = {file: self._open(Path(paths[file]), file) for file in table.files}
+        self.in_order = any(reads_in_order(file.path, read) for file in self._files.values())
+        self._buffer = bytearray()
 
     def tensor(self, name: str) -> torch.Tensor:
         """Give a stored tensor, by the name it is stored under.
@@ -90,14 +111,15 @@ class MappedWeights:
         dtype = TORCH_DTYPES.get(entry.dtype)
         if dtype is None:
             problem = f"torch {torch.__version__} has no type for {name}, which is {entry.dtype}"
-            raise InvalidSafetensors(str(self._paths[stored.file]), [problem])
+            raise InvalidSafetensors(str(self._files[stored.file].path), [problem])
         if entry.nbytes == 0:
             return torch.empty(entry.shape, dtype=dtype, device="cpu")
+        file = self._files[stored.file]
         flat = torch.frombuffer(
-            self._maps[stored.file],
+            file.mapped,
             dtype=dtype,
             count=math.prod(entry.shape),
-            offset=self._starts[stored.file] + entry.start,
+            offset=file.data_start + entry.start,
         )
         return flat.reshape(entry.shape)
 
@@ -111,12 +133,46 @@ class MappedWeights:
         OSError
             If a page cannot be read.
         """
-        for file, mapped in self._maps.items():
-            try:
-                mapped.madvise(_MADV_POPULATE_READ)
-            except (OSError, ValueError, AttributeError):
-                # An older kernel, another system, or a page that cannot be read: reading tells which.
-                _read_through(self._paths[file], len(mapped))
+        self._buffer = bytearray(READ_BYTES if self.in_order else 0)
+        for file in self._files.values():
+            if self.in_order or not _populate(file.mapped):
+                _read_through(file)
+
+    def values(self, part: torch.Tensor) -> torch.Tensor:
+        """Give the values of a part of a tensor, for use before the next call.
+
+        Parameters
+        ----------
+        part : torch.Tensor
+            Contiguous elements of one of these tensors, `READ_BYTES` at most, are read from the file where
+            files are read in order. Anything else is given back as it is.
+
+        Notes
+        -----
+        After `read_ahead` this never raises. What could be read then and cannot be read now is left to the
+        mapping, and so ends the process: what is being filled is never seen half filled.
+        """
+        size = part.nbytes
+        if not self.in_order or not 0 < size <= len(self._buffer) or not part.is_contiguous():
+            return part
+        address = part.data_ptr()
+        for file in self._files.values():
+            start = address - file.address
+            if 0 <= start < len(file.mapped):
+                with suppress(OSError):
+                    if _fill(memoryview(self._buffer)[:size], file, start):
+                        read = torch.frombuffer(self._buffer, dtype=part.dtype, count=part.numel())
+                        return read.view(part.shape)
+        return part
+
+    def _open(self, path: Path, file: str) -> _MappedFile:
+        # What is read later is this file, whatever is put under its name meanwhile.
+        opened = path.open("rb")
+        weakref.finalize(self, opened.close)
+        data_start = _check_header(opened, path, self._table, file)
+        mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+        address = torch.frombuffer(mapped, dtype=torch.uint8).data_ptr()
+        return _MappedFile(path, opened, mapped, data_start, address)
 
 
 def state_dict_of(table: WeightsTable, weights: MappedWeights) -> dict[str, torch.Tensor]:
@@ -125,24 +181,39 @@ def state_dict_of(table: WeightsTable, weights: MappedWeights) -> dict[str, torc
     return state | {alias: state[name] for alias, name in table.aliases.items()}
 
 
-def _map(path: Path, table: WeightsTable, file: str) -> tuple[mmap.mmap, int]:
-    with path.open("rb") as opened:
-        size = os.fstat(opened.fileno()).st_size
-        start = opened.read(PREFIX_BYTES)
-        start += opened.read(header_length(start, str(path)) - PREFIX_BYTES)
-        header = parse_header(start, file_size=size, source=str(path))
-        expected = {name: stored for name, stored in table.tensors.items() if stored.file == file}
-        if expected != {name: StoredTensor(file, entry) for name, entry in header.tensors.items()}:
-            raise InvalidSafetensors(
-                str(path), ["it changed on disk: its header is not the one that was read"]
-            )
-        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY), header.data_start
+def _check_header(opened: BufferedReader, path: Path, table: WeightsTable, file: str) -> int:
+    """Give the place where the data starts, if the file is the one that the table was read from."""
+    size = os.fstat(opened.fileno()).st_size
+    start = opened.read(PREFIX_BYTES)
+    start += opened.read(header_length(start, str(path)) - PREFIX_BYTES)
+    header = parse_header(start, file_size=size, source=str(path))
+    expected = {name: stored for name, stored in table.tensors.items() if stored.file == file}
+    if expected != {name: StoredTensor(file, entry) for name, entry in header.tensors.items()}:
+        raise InvalidSafetensors(str(path), ["it changed on disk: its header is not the one that was read"])
+    return header.data_start
 
 
-def _read_through(path: Path, size: int) -> None:
-    buffer = bytearray(_READ_BYTES)
-    with path.open("rb", buffering=0) as opened:
-        while found := opened.readinto(buffer):
-            size -= found
-    if size > 0:
-        raise InvalidSafetensors(str(path), ["it changed on disk: it is shorter than it was"])
+def _populate(mapped: mmap.mmap) -> bool:
+    try:
+        # Not all at once: meanwhile no other thread runs, and no signal is handled.
+        for start in range(0, len(mapped), _POPULATE_BYTES):
+            mapped.madvise(_MADV_POPULATE_READ, start, min(_POPULATE_BYTES, len(mapped) - start))
+    except (OSError, ValueError, AttributeError):
+        # An older kernel, another system, or a page that cannot be read: reading tells which.
+        return False
+    return True
+
+
+def _read_through(file: _MappedFile) -> None:
+    size, buffer = len(file.mapped), memoryview(bytearray(READ_BYTES))
+    for start in range(0, size, READ_BYTES):
+        if not _fill(buffer[: size - start], file, start):
+            raise InvalidSafetensors(str(file.path), ["it changed on disk: it is shorter than it was"])
+
+
+def _fill(buffer: memoryview, file: _MappedFile, start: int) -> bool:
+    """Read the bytes of a file from `start` on into a buffer; tell whether there were enough."""
+    file.opened.raw.seek(start, os.SEEK_SET)
+    while buffer and (count := file.opened.raw.readinto(buffer)):
+        buffer = buffer[count:]
+    return not buffer

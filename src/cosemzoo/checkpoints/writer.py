@@ -243,12 +243,17 @@ def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     return (piece for (piece,) in aligned_pieces(tensor))
 
 
+#: Bytes that go to the system at a time.
+_WRITE_BYTES: Final = 8 * 1024 * 1024
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` once it is complete and on the disk."""
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("xb") as file:
+        # Large writes: what lies in large pieces of the page cache is mapped and loaded faster.
+        with temporary.open("xb", buffering=_WRITE_BYTES) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -15,6 +15,7 @@ from cosemzoo.cli.import_command import import_command
 from cosemzoo.cli.output import printable
 from cosemzoo.cli.push import push
 from cosemzoo.cli.show import show
+from cosemzoo.cli.verify import verify
 from cosemzoo.cli.yank import yank
 from cosemzoo.errors import CosemZooError, CosemZooWarning
 
@@ -82,5 +83,5 @@ def main() -> None:
     """Start volume-electron-microscopy networks from pretrained runs, by name."""
 
 
-for _command in (fetch, show, import_command, convert, card, push, yank, demo, hub):
+for _command in (fetch, verify, show, import_command, convert, card, push, yank, demo, hub):
     main.add_command(_command)

@@ -50,14 +50,16 @@ _NO_XET: Final = "is not supported by Xet Storage"
 @click.option("--base", metavar="REF", help="What it was fine-tuned from.")
 @click.option("--report", type=_FILE, metavar="FILE", help="The JSON report of the load from the base.")
 @click.option("--generated", is_flag=True, help="Say that the weights are made-up numbers.")
+@click.option("--golden/--no-golden", default=True, help="Store a golden sample with new weights.")
 @zoo_options
 @json_option
 def push(zoo: "Zoo", reference: str, as_json: bool, **options: Any) -> None:
     """Publish a training checkpoint as an iteration of a run.
 
     It is converted to safetensors, described by the run's card, uploaded, tagged, read back, and then
-    entered into the run's index. The same again changes nothing. The weights of an iteration never change;
-    names, such as best, move only with --move-alias.
+    entered into the run's index. Where its network can be built here, a golden sample is stored with it: what
+    the network computes from a block of noise, for `cosemzoo verify --forward`. The same again changes
+    nothing. The weights of an iteration never change; names, such as best, move only with --move-alias.
     """
     pushed = _push(zoo, reference, **options)
     if as_json:
@@ -111,6 +113,7 @@ def _values(pushed: "Pushed") -> dict[str, Any]:
         "dry_run": published.rehearsed,
         "already_there": not published.changes,
         "changes": list(published.changes),
+        "no_golden": pushed.no_golden,
         "conversion": None if conversion is None else conversion.to_dict(),
     }
 
@@ -126,6 +129,8 @@ def _pairs(pushed: "Pushed") -> Iterator[tuple[str, str]]:
     yield "channels", ", ".join(pushed.manifest.labels)
     if conversion is not None:
         yield from conversion_pairs(conversion)
+    if pushed.no_golden is not None:
+        yield "golden sample", f"none: {pushed.no_golden}"
 
 
 def _print(pushed: "Pushed") -> None:

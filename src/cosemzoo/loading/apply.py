@@ -6,15 +6,23 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from cosemzoo.checkpoints.mapped import MappedWeights
+from cosemzoo.checkpoints.mapped import READ_BYTES, MappedWeights
 from cosemzoo.errors import AliasConflict, UnsafeConversion
+from cosemzoo.loading.copying import move_bytes
 from cosemzoo.loading.materialise import Replacement, materialise
 from cosemzoo.loading.model_tensors import ModelTensor
-from cosemzoo.loading.plan import Box, Copy, LoadPlan
+from cosemzoo.loading.plan import Box, LoadPlan
 from cosemzoo.loading.signals import run_to_end
 
 #: Elements looked at in one step: bounds the memory that checks and conversions need.
 _STEP = 1 << 20
+
+#: Bytes from which on a tensor is moved as a block of memory.
+_BLOCK_BYTES = 1 << 20
+# How far the target may not lie beyond the source within a page for that: the processor takes each read for
+# one of what was just written, and `memmove` took up to four times as long (AMD Zen 3).
+_SLOW_DISTANCES = range(1, 1024)
+_PAGE_BYTES = 4096
 
 #: From where, and to where.
 _Write = tuple[torch.Tensor, torch.Tensor]
@@ -51,24 +59,35 @@ def apply_plan(plan: LoadPlan, held_tensors: Sequence[ModelTensor], weights: Map
     weights.read_ahead()
     _check_equal(plan, weights)
     tensors = {held.names[0]: held.tensor for held in held_tensors if held.names}
-    _check_conversions(plan, weights, tensors)
+    check_conversions(plan, weights, tensors)
     # Parameters made in inference mode could never be trained.
     with torch.inference_mode(mode=False):
         replacements = materialise(held_tensors, _filled_whole(plan))
     tensors |= {made.held.names[0]: made.tensor for made in replacements if made.held.names}
-    writes = [
-        (_staged(source, target), target)
-        for copy in plan.copies
-        for source, target in [_boxes(copy, weights, tensors)]
-    ]
+    sources = [_box(weights.tensor(copy.source), copy.source_box) for copy in plan.copies]
+    targets = [_box(_plain(tensors[copy.target]), copy.target_box) for copy in plan.copies]
+    writes = [(_staged(source, target), target) for source, target in zip(sources, targets, strict=True)]
+    blocks: list[_Write] = []
+    if weights.in_order:
+        writes = sorted(
+            (piece for write in writes for piece in _pieces(*write)),
+            key=lambda piece: piece[0].data_ptr(),
+        )
+    else:
+        blocks = [write for write in writes if _is_block(*write)]
+        writes = [write for write in writes if not _is_block(*write)]
     guard: AbstractContextManager[object] = torch.no_grad()
-    if any(target.is_inference() for _, target in writes):
+    if any(target.is_inference() for _, target in [*writes, *blocks]):
         guard = torch.inference_mode()
-    run_to_end(lambda: _commit(replacements, writes, guard))
+    run_to_end(lambda: _commit(replacements, writes, blocks, weights, guard))
 
 
 def _commit(
-    replacements: Sequence[Replacement], writes: Sequence[_Write], guard: AbstractContextManager[object]
+    replacements: Sequence[Replacement],
+    writes: Sequence[_Write],
+    blocks: Sequence[_Write],
+    weights: MappedWeights,
+    guard: AbstractContextManager[object],
 ) -> None:
     done: list[Replacement] = []
     try:
@@ -81,28 +100,73 @@ def _commit(
         raise
     with guard:
         for source, target in writes:
-            target.copy_(source)
+            target.copy_(weights.values(source))
+        moves = [(target.data_ptr(), source.data_ptr(), source.nbytes) for source, target in blocks]
+        move_bytes(moves, torch.get_num_threads())
+        for _, target in blocks:
+            # What autograd has saved of it is no longer valid.
+            torch.autograd.graph.increment_version(target)
+
+
+def _is_block(source: torch.Tensor, target: torch.Tensor) -> bool:
+    """Whether a write is one block of memory on both sides."""
+    return (
+        source.nbytes >= _BLOCK_BYTES
+        and source.dtype == target.dtype
+        and source.device.type == target.device.type == "cpu"
+        and source.is_contiguous()
+        and target.is_contiguous()
+        and not target.is_conj()
+        and not target.is_neg()
+        and (target.data_ptr() - source.data_ptr()) % _PAGE_BYTES not in _SLOW_DISTANCES
+    )
+
+
+def _pieces(source: torch.Tensor, target: torch.Tensor) -> Iterator[_Write]:
+    """Cut a write into pieces that are read at once; what is not read from the file stays whole."""
+    if source.nbytes <= READ_BYTES or not source.is_contiguous():
+        yield source, target
+    elif source[0].nbytes > READ_BYTES:
+        for write in zip(source.unbind(0), target.unbind(0), strict=True):
+            yield from _pieces(*write)
+    else:
+        rows = READ_BYTES // source[0].nbytes
+        for start in range(0, len(source), rows):
+            yield source[start : start + rows], target[start : start + rows]
 
 
 def _filled_whole(plan: LoadPlan) -> set[str]:
     return {row.name for row in plan.tensors if row.status != "kept" and row.filled == row.parameters}
 
 
-def _check_conversions(plan: LoadPlan, weights: MappedWeights, tensors: Mapping[str, torch.Tensor]) -> None:
+def check_conversions(plan: LoadPlan, weights: MappedWeights, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Check that the model's dtypes hold the values that a load gives them.
+
+    Parameters
+    ----------
+    plan : LoadPlan
+    weights : MappedWeights
+    tensors : mapping of str to torch.Tensor
+        The model's tensors, by their first names.
+
+    Raises
+    ------
+    UnsafeConversion
+        With every tensor whose finite values would become infinite, or leave the range of its integers.
+    """
     unsafe: dict[str, str] = {}
     for copy in plan.copies:
-        source, target = _boxes(copy, weights, tensors)
-        if target.dtype != source.dtype and _does_not_hold(source, target.dtype):
-            ours, theirs = str(target.dtype).removeprefix("torch."), str(source.dtype).removeprefix("torch.")
+        source, dtype = weights.tensor(copy.source), tensors[copy.target].dtype
+        if dtype != source.dtype and _does_not_hold(_box(source, copy.source_box), dtype):
+            ours, theirs = str(dtype).removeprefix("torch."), str(source.dtype).removeprefix("torch.")
             unsafe[copy.target] = f"{copy.target}: {theirs} in the checkpoint, {ours} in the model"
     if unsafe:
         raise UnsafeConversion(list(unsafe.values()))
 
 
-def _boxes(copy: Copy, weights: MappedWeights, tensors: Mapping[str, torch.Tensor]) -> _Write:
-    # As plain tensors: a class of its own may have its own idea of copying, and raise in the commit.
-    target = tensors[copy.target].detach().as_subclass(torch.Tensor)
-    return _box(weights.tensor(copy.source), copy.source_box), _box(target, copy.target_box)
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    # A class of its own may have its own idea of copying, and raise in the commit.
+    return tensor.detach().as_subclass(torch.Tensor)
 
 
 def _staged(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -167,12 +231,11 @@ def _check_equal(plan: LoadPlan, weights: MappedWeights) -> None:
 
 
 def _first_difference(one: torch.Tensor, other: torch.Tensor) -> str:
-    # By bits, so that not-a-number equals itself.
-    size = one.element_size()
-    pairs = zip(*(_steps(t.reshape(-1).view(torch.uint8)) for t in (one, other)), strict=True)
-    for step, (ours, theirs) in enumerate(pairs):
-        if not torch.equal(ours, theirs):
-            index = (step * _STEP + int((ours != theirs).nonzero()[0])) // size
+    ours, theirs = (tensor.reshape(-1).view(torch.uint8) for tensor in (one, other))
+    for start in range(0, len(ours), _STEP):
+        ours_here, theirs_here = ours[start : start + _STEP], theirs[start : start + _STEP]
+        if not _same_bytes(ours_here, theirs_here):
+            index = (start + int((ours_here != theirs_here).nonzero()[0])) // one.element_size()
             at = (
                 [int(i) for i in torch.unravel_index(torch.tensor(index, device="cpu"), one.shape)]
                 if one.ndim
@@ -180,3 +243,10 @@ def _first_difference(one: torch.Tensor, other: torch.Tensor) -> str:
             )
             return f"at {at}: {one.reshape(-1)[index].item()} and {other.reshape(-1)[index].item()}"
     return ""
+
+
+def _same_bytes(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    # By bits, so that not-a-number equals itself; eight bytes at a time, which is five times as fast as one.
+    whole = len(ours) // 8 * 8
+    words = (part[:whole].view(torch.int64) for part in (ours, theirs))
+    return torch.equal(*words) and torch.equal(ours[whole:], theirs[whole:])

@@ -1,30 +1,38 @@
 """The tensors of a torch module, each once, with every name that it has and every module that holds it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 import torch
-from attrs import Factory, define, frozen
+from attrs import Factory, define
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from cosemzoo.checkpoints.mapped import TORCH_DTYPES
 from cosemzoo.errors import UnsupportedModel
+from cosemzoo.loading.garbage import garbage_kept
 from cosemzoo.loading.pairing import TargetTensor
 
+_PLAIN_TYPES: Final = (torch.Tensor, nn.Parameter)
 _NAMES_OF_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
-# Where a tensor's memory is (space and byte), its shape, its strides, its dtype.
-_Memory = tuple[object, int, tuple[int, ...], tuple[int, ...], torch.dtype]
+# Where a tensor's memory is (space and byte; no space for an empty one), its shape, its strides (None where
+# it is contiguous), its dtype.
+_Memory = tuple[object, int, tuple[int, ...], tuple[int, ...] | None, torch.dtype]
 
 
-@frozen(eq=False)
-class Owner:
+class Owner(NamedTuple):
     """A module that holds a tensor, and the attribute it holds it under."""
 
     module: nn.Module
     attribute: str
-    path: str
+    module_path: str
+
+    @property
+    def path(self) -> str:
+        """The tensor's name in the model."""
+        return f"{self.module_path}.{self.attribute}" if self.module_path else self.attribute
 
 
 @define(eq=False)
@@ -48,10 +56,11 @@ class ModelTensor:
     def target(self) -> TargetTensor:
         """What a plan needs to know."""
         dtype = self.tensor.dtype
-        name = _NAMES_OF_DTYPES.get(dtype, str(dtype).removeprefix("torch."))
+        name = _NAMES_OF_DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
         return TargetTensor(self.names[0], tuple(self.names[1:]), tuple(self.tensor.shape), name)
 
 
+@garbage_kept()
 def read_model(model: nn.Module) -> tuple[ModelTensor, ...]:
     """Find every tensor of a model: those of its state dict first, in its order, then the others.
 
@@ -66,6 +75,8 @@ def read_model(model: nn.Module) -> tuple[ModelTensor, ...]:
         )
     problems: list[tuple[str, str]] = []
     found: dict[_Memory, ModelTensor] = {}
+    # The state dict and the modules give the same objects: each is looked at once. None: not plain.
+    seen: dict[int, ModelTensor | None] = {}
     state = {
         name: value
         for name, value in model.state_dict(keep_vars=True).items()
@@ -76,21 +87,31 @@ def read_model(model: nn.Module) -> tuple[ModelTensor, ...]:
         if problem:
             problems.append((name, problem))
         else:
-            found.setdefault(_memory(tensor), ModelTensor(tensor)).names.append(name)
-    refused = {id(state[name]) for name, _ in problems}
+            held = seen[id(tensor)] = _same_memory(tensor, found)
+            held.names.append(name)
     for owner, tensor in _held_tensors(model):
-        if id(tensor) in refused or _why_not_plain(tensor):
-            continue
-        found.setdefault(_memory(tensor), ModelTensor(tensor)).owners.append(owner)
+        if id(tensor) not in seen:
+            seen[id(tensor)] = None if _why_not_plain(tensor) else _same_memory(tensor, found)
+        known = seen[id(tensor)]
+        if known is not None:
+            known.owners.append(owner)
     problems.extend(
         (held.names[0], "the state dict gives a copy of it; writing there would not reach the model")
         for held in found.values()
         if not held.owners
     )
-    problems.extend(_overlaps([held for held in found.values() if held.names]))
+    problems.extend(_overlaps(found))
     if problems:
         raise UnsupportedModel(problems)
     return tuple(sorted(found.values(), key=lambda held: not held.names))
+
+
+def _same_memory(tensor: torch.Tensor, found: dict[_Memory, ModelTensor]) -> ModelTensor:
+    memory = _memory(tensor)
+    held = found.get(memory)
+    if held is None:
+        held = found[memory] = ModelTensor(tensor)
+    return held
 
 
 def _held_tensors(model: nn.Module) -> Iterator[tuple[Owner, torch.Tensor]]:
@@ -98,33 +119,36 @@ def _held_tensors(model: nn.Module) -> Iterator[tuple[Owner, torch.Tensor]]:
         members: Mapping[str, Any] = {**module._parameters, **module._buffers}  # noqa: SLF001 - no public way to all
         for attribute, tensor in members.items():
             if isinstance(tensor, torch.Tensor):
-                yield Owner(module, attribute, f"{path}.{attribute}" if path else attribute), tensor
+                yield Owner(module, attribute, path), tensor
 
 
 def _why_not_plain(tensor: torch.Tensor) -> str:
-    if is_lazy(tensor):
-        return "it has no shape yet; run one forward pass of the lazy module first"
-    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        return f"it is a {type(tensor).__name__}, not a plain tensor"
+    if type(tensor) not in _PLAIN_TYPES:
+        if is_lazy(tensor):
+            return "it has no shape yet; run one forward pass of the lazy module first"
+        if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+            return f"it is a {type(tensor).__name__}, not a plain tensor"
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
         kind = "quantised" if tensor.is_quantized else "nested" if tensor.is_nested else str(tensor.layout)
         return f"it is {kind}, not a plain tensor"
-    if _overlaps_itself(tensor):
+    if not tensor.is_contiguous() and _overlaps_itself(tensor):
         return "several of its elements share one place in memory (an expanded tensor)"
     return ""
 
 
 def _memory(tensor: torch.Tensor) -> _Memory:
+    shape, strides = tensor.shape, None
     # Of an empty tensor, only its holder is an identity.
-    space, start = (None, id(tensor)) if tensor.numel() == 0 else _place(tensor)
-    # An axis of length one may have any stride: it is never stepped along.
-    strides = tuple(s if n > 1 else 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    return space, start, tuple(tensor.shape), strides, tensor.dtype
+    space, start = (None, id(tensor)) if 0 in shape else _place(tensor)
+    if not tensor.is_contiguous():
+        # An axis of length one may have any stride: it is never stepped along.
+        strides = tuple(s if n > 1 else 0 for n, s in zip(shape, tensor.stride(), strict=True))
+    return space, start, shape, strides, tensor.dtype
 
 
 def _place(tensor: torch.Tensor) -> tuple[object, int]:
     """Give the space that a tensor's memory lies in, and its first byte there."""
-    if tensor.device.type != "meta":
+    if not tensor.is_meta:
         # Not the storage: two of them can lie over the same memory, such as a numpy array's.
         return tensor.device, tensor.data_ptr()
     storage = tensor.untyped_storage()._cdata  # noqa: SLF001 - all that identifies memory on `meta`
@@ -141,16 +165,15 @@ def _overlaps_itself(tensor: torch.Tensor) -> bool:
     return False
 
 
-def _overlaps(held: Sequence[ModelTensor]) -> Iterator[tuple[str, str]]:
-    """Find tensors that share some of their memory, without being the same tensor."""
+def _overlaps(found: Mapping[_Memory, ModelTensor]) -> Iterator[tuple[str, str]]:
+    """Find tensors of the state dict that share some of their memory, without being the same tensor."""
     spans: dict[object, list[tuple[int, int, str]]] = {}
-    for one in held:
-        tensor = one.tensor
-        if tensor.numel():
-            space, start = _place(tensor)
-            reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-            span = start, start + reach * tensor.element_size(), one.names[0]
-            spans.setdefault(space, []).append(span)
+    for (space, start, shape, strides, dtype), held in found.items():
+        if held.names and space is not None:
+            reach = math.prod(shape)
+            if strides is not None:
+                reach = sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
+            spans.setdefault(space, []).append((start, start + reach * dtype.itemsize, held.names[0]))
     for members in spans.values():
         members.sort()
         end, last = -1, ""

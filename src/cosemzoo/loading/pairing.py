@@ -1,6 +1,6 @@
 """Which tensor of the checkpoint belongs to which of the model: by name, translated where that helps."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from attrs import frozen
 
@@ -47,6 +47,10 @@ class Scheme:
         """Give what this name has in common with the names of the same tensor elsewhere."""
         return self.layout.canonical(name.removeprefix(self.wrapper))
 
+    def keys(self, names: Sequence[str]) -> Iterable[str]:
+        """Give the keys of many names."""
+        return map(self.key, names) if self.wrapper or self.layout is not AS_IS else names
+
 
 @frozen
 class Pairing:
@@ -89,17 +93,13 @@ def pair_tensors(targets: Sequence[TargetTensor], weights: WeightsTable, declare
     source_layout = find_layout(declared) or detect_layout(
         name.removeprefix(source_wrapper) for name in source_names
     )
-    model_layout = detect_layout(name.removeprefix(model_wrapper) for name in model_names)
     origin = Scheme(source_wrapper, source_layout)
-    schemes = [
-        (Scheme(source_wrapper, AS_IS), Scheme(model_wrapper, AS_IS)),
-        (origin, Scheme(model_wrapper, model_layout)),
-    ]
-    pairings = [
-        Pairing(_names(targets, source_names, source, model), source, model, origin)
-        for source, model in schemes
-    ]
-    return max(pairings, key=_fit)
+    as_is = _pair(targets, source_names, Scheme(source_wrapper, AS_IS), Scheme(model_wrapper, AS_IS), origin)
+    if _fit(as_is) == (len(targets), len(source_names)):
+        return as_is
+    model_layout = detect_layout(name.removeprefix(model_wrapper) for name in model_names)
+    translated = _pair(targets, source_names, origin, Scheme(model_wrapper, model_layout), origin)
+    return max(as_is, translated, key=_fit)
 
 
 def _fit(pairing: Pairing) -> tuple[int, int]:
@@ -107,28 +107,38 @@ def _fit(pairing: Pairing) -> tuple[int, int]:
     return sum(map(bool, found)), len({name for names in found for name in names})
 
 
-def _names(
-    targets: Sequence[TargetTensor], source_names: Sequence[str], source: Scheme, model: Scheme
-) -> dict[str, tuple[str, ...]]:
+def _pair(
+    targets: Sequence[TargetTensor],
+    source_names: Sequence[str],
+    source: Scheme,
+    model: Scheme,
+    origin: Scheme,
+) -> Pairing:
     by_key = names_by_key(source_names, source)
     names = {}
-    for target in targets:
-        found = {name for key in map(model.key, target.names) for name in by_key.get(key, ())}
-        # The order must not depend on the order of names in the file: the same inputs give the same plan.
-        names[target.name] = tuple(sorted(found, key=lambda name: (name not in target.names, name)))
-    return names
+    for target, key in zip(targets, model.keys([target.name for target in targets]), strict=True):
+        found: Collection[str] = by_key.get(key, ())
+        if target.aliases or len(found) > 1:
+            own = target.names
+            found = {name for key in model.keys(own) for name in by_key.get(key, ())}
+            # The order must not depend on that of the names in the file: the same inputs give the same plan.
+            found = sorted(found, key=lambda name: (name not in own, name))
+        names[target.name] = tuple(found)
+    return Pairing(names, source, model, origin)
 
 
-def names_by_key(names: Iterable[str], scheme: Scheme) -> dict[str, list[str]]:
+def names_by_key(names: Sequence[str], scheme: Scheme) -> dict[str, list[str]]:
     """Group names that are one tensor: those with the same key."""
     groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(scheme.key(name), []).append(name)
+    for name, key in zip(names, scheme.keys(names), strict=True):
+        groups.setdefault(key, []).append(name)
     return groups
 
 
 def stored_names(names: Iterable[str], weights: WeightsTable) -> tuple[str, ...]:
     """Give the names that tensors are stored under, each once."""
+    if not weights.aliases:
+        return tuple(names)
     return tuple(dict.fromkeys(weights.aliases.get(name, name) for name in names))
 
 
@@ -141,9 +151,9 @@ def check_same_type(groups: Iterable[tuple[str, ...]], weights: WeightsTable) ->
         With every contradiction.
     """
     conflicts = []
-    for first, *others in filter(None, groups):
-        entry = weights.tensors[first].entry
-        for other in others:
+    for group in groups:
+        for other in group[1:]:
+            first, entry = group[0], weights.tensors[group[0]].entry
             found = weights.tensors[other].entry
             if (found.dtype, found.shape) != (entry.dtype, entry.shape):
                 what = f"{entry.dtype} {list(entry.shape)} and {found.dtype} {list(found.shape)}"

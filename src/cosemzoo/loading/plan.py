@@ -96,4 +96,4 @@ class LoadPlan(Account):
 
 def whole(shape: tuple[int, ...]) -> Box:
     """Give the box that is a whole tensor."""
-    return tuple((0, length) for length in shape)
+    return tuple([(0, length) for length in shape])

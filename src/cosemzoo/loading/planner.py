@@ -9,6 +9,7 @@ from cosemzoo.checkpoints.shards import WeightsTable
 from cosemzoo.errors import InvalidHead, InvalidOption
 from cosemzoo.loading.account import TensorRow, UnusedTensor
 from cosemzoo.loading.dtypes import why_not_convertible
+from cosemzoo.loading.garbage import garbage_kept
 from cosemzoo.loading.head_plan import HeadPlan, head_copies, head_row, plan_heads
 from cosemzoo.loading.heads import HeadNames, find_heads
 from cosemzoo.loading.labels import parse_new_head
@@ -24,6 +25,7 @@ from cosemzoo.loading.plan import Copy, LoadPlan, Strict, whole
 from cosemzoo.manifest import Manifest
 
 
+@garbage_kept()
 def make_plan(
     targets: Sequence[TargetTensor],
     weights: WeightsTable,
@@ -88,11 +90,15 @@ def make_plan(
     for target in targets:
         if target.name in rows:
             continue
-        sources = stored_names((n for n in pairing.names[target.name] if n not in of_heads), weights)
+        names = pairing.names[target.name]
+        if not of_heads.isdisjoint(names):
+            names = tuple(name for name in names if name not in of_heads)
+        sources = stored_names(names, weights)
         entry = weights.tensors[sources[0]].entry if sources else None
         reason = _why_kept(target, entry)
         if not reason:
-            copies.append(Copy(sources[0], whole(target.shape), target.name, whole(target.shape)))
+            box = whole(target.shape)
+            copies.append(Copy(sources[0], box, target.name, box))
         sources_of[target.name] = sources
         rows[target.name] = _backbone_row(target, entry, reason)
     check_same_type(sources_of.values(), weights)
@@ -175,12 +181,11 @@ def _unused(
     sources_of: Mapping[str, Sequence[str]],
 ) -> Iterator[UnusedTensor]:
     kept = {name: row for row in tensors if row.status == "kept" for name in sources_of[row.name]}
-    for name, stored in sorted(weights.tensors.items()):
-        if name not in used:
-            reason = "the model has no such tensor"
-            if name in kept:
-                reason = f"{kept[name].name}: {kept[name].reason}"
-            yield UnusedTensor(name=name, shape=stored.entry.shape, reason=reason)
+    for name in sorted(name for name in weights.tensors if name not in used):
+        reason = "the model has no such tensor"
+        if name in kept:
+            reason = f"{kept[name].name}: {kept[name].reason}"
+        yield UnusedTensor(name=name, shape=weights.tensors[name].entry.shape, reason=reason)
 
 
 def _differences(

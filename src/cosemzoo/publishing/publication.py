@@ -2,7 +2,7 @@
 
 import datetime
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Final
@@ -45,6 +45,9 @@ class Publication:
         Where the weights files are; None if they are on the Hub already.
     date : str
         ISO 8601.
+    make_golden : callable or None
+        Makes the golden sample when the weights are about to be committed, and gives its file; None if there
+        can be none. It is made this once: another machine's would differ in the last bits.
     """
 
     reference: Reference
@@ -56,6 +59,7 @@ class Publication:
     card: bytes | None
     folder: Path | None
     date: str
+    make_golden: Callable[[], Path | None] | None = None
 
     @property
     def criterion(self) -> str:

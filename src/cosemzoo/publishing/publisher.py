@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from attrs import evolve, frozen
 
-from cosemzoo.checkpoints.shards import SUFFIX
 from cosemzoo.errors import (
     AliasTaken,
     AlreadyPublished,
@@ -29,6 +29,7 @@ from cosemzoo.publishing.run_repository import (
 from cosemzoo.publishing.staging import staging_folder
 from cosemzoo.reference import DEFAULT_CRITERION, tag_of
 from cosemzoo.zoo import WeightsFile, Zoo
+from cosemzoo.zoo.weights import GOLDEN_FILE, holds_weights
 
 _NO_COMMIT: Final = "0" * 40
 
@@ -142,6 +143,7 @@ class Publisher:
         words = [] if state.head else [f"make the repository {self._publication.repository}"]
         if known is None:
             sent = [*self._publication.weights, *self._publication.texts]
+            sent += [GOLDEN_FILE] if self._publication.make_golden else []
             words.append(f"commit {', '.join(sent)}, tagged {self._tag}")
         elif differing:
             words.append(f"amend {', '.join(differing)} of {self._criterion}")
@@ -162,7 +164,9 @@ class Publisher:
         if state.head is None:
             self._run.create(private=private)
             self._changes.append(f"made the repository {self._publication.repository}")
-        return retried(lambda: self._tagged() or self._commit_and_tag())
+        make = self._publication.make_golden
+        golden = make() if make else None
+        return retried(lambda: self._tagged() or self._commit_and_tag(golden))
 
     def _tagged(self) -> Release | None:
         """Give what a publication left that came as far as the tag, and no further."""
@@ -170,7 +174,7 @@ class Publisher:
         if commit is None:
             return None
         files = self._run.files(commit)
-        weights = {name: str(file.sha256) for name, file in files.items() if name.endswith(SUFFIX)}
+        weights = {name: str(file.sha256) for name, file in files.items() if holds_weights(name)}
         if not weights:
             raise PublicationRefused(
                 self._reference,
@@ -187,17 +191,19 @@ class Publisher:
             return ()
         return read_manifest(self._run.read(commit, MANIFEST_FILE), MANIFEST_FILE).labels
 
-    def _commit_and_tag(self) -> Release:
+    def _commit_and_tag(self, golden: Path | None) -> Release:
         start = self._run.state().head
         folder = self._publication.folder
         assert start is not None
         assert folder is not None
-        weights = [folder / name for name in self._publication.weights]
+        files = [folder / name for name in self._publication.weights]
+        files += [] if golden is None else [golden]
         with self._run.branch(self._tag, start) as branch:
-            commit = self._run.commit_files(branch, start, f"Add {self._criterion}", self._texts(), weights)
+            commit = self._run.commit_files(branch, start, f"Add {self._criterion}", self._texts(), files)
             self._own_tag = self._run.tag(self._tag, commit)
         if self._own_tag:
             self._changes.append(f"committed {self._criterion} as {commit}, tagged {self._tag}")
+            self._changes += [] if golden is None else [f"stored {golden.name} with it"]
             return self._publication.release(commit)
         tagged = self._tagged()
         assert tagged is not None
@@ -243,6 +249,7 @@ class Publisher:
             try:
                 checkpoint = reader.resolve(f"hf://{self._publication.repository}@{commit}")
                 reader.fetch(checkpoint)
+                reader.fetch_beside(checkpoint, GOLDEN_FILE)
             except IntegrityError:
                 if self._own_tag and self._run.tagged(self._tag) == commit and not self._is_entered(commit):
                     # It must not stay with what cannot be read.

@@ -19,6 +19,7 @@ from cosemzoo.publishing.card import RunCard, plain_card, read_card
 from cosemzoo.publishing.card_block import RunDescription
 from cosemzoo.publishing.conversion import Conversion, convert
 from cosemzoo.publishing.download import check_url, download, shown
+from cosemzoo.publishing.golden import make_golden, why_no_golden
 from cosemzoo.publishing.inspection import inspect_values
 from cosemzoo.publishing.known_cards import known_card
 from cosemzoo.publishing.lineage import read_lineage
@@ -34,7 +35,7 @@ from cosemzoo.publishing.publisher import Published
 from cosemzoo.publishing.staging import staging_folder
 from cosemzoo.reference import DEFAULT_CRITERION, Reference, is_iteration, known_runs, parse_reference
 from cosemzoo.zoo import Zoo
-from cosemzoo.zoo.weights import SINGLE_FILE
+from cosemzoo.zoo.weights import GOLDEN_FILE, SINGLE_FILE
 
 Progress = Callable[[int, int], None]
 
@@ -65,6 +66,8 @@ class PushOptions:
         The JSON of the report that the load from the base returned.
     generated : bool
         Whether the weights are made-up numbers.
+    golden : bool
+        Whether a golden sample is stored with an iteration that is published for the first time.
     progress : callable or None
         Called with bytes done and all bytes, of downloading and of converting.
     """
@@ -81,6 +84,7 @@ class PushOptions:
     base: str | None = None
     report: Path | None = None
     generated: bool = False
+    golden: bool = True
     progress: Progress | None = None
 
 
@@ -94,11 +98,14 @@ class Pushed:
     manifest : Manifest
     conversion : Conversion or None
         None where the weights were published before, or came converted.
+    no_golden : str or None
+        Why there can be no golden sample, or could not be made one; None where there is no such reason.
     """
 
     published: Published
     manifest: Manifest
     conversion: Conversion | None
+    no_golden: str | None = None
 
 
 def push(
@@ -168,6 +175,7 @@ class _Push:
         # What the same weights were described as before, and where they came from.
         self._before: Manifest | None = None
         self._source: Lineage | None = None
+        self._no_golden: str | None = None
 
     # --- where the weights come from -----------------------------------------------------------------------
 
@@ -242,7 +250,7 @@ class _Push:
             # The card of an import: the code in it is to load it from here.
             text = known.render(manifest, repository=self._repository)
             publication = evolve(publication, card=text.encode())
-        return Pushed(published=self._publish(publication), manifest=manifest, conversion=None)
+        return self._publish_with_golden(publication, folder, nonfinite, None)
 
     # --- what it becomes -----------------------------------------------------------------------------------
 
@@ -283,7 +291,7 @@ class _Push:
             else card.render(manifest, repository=self._repository)
         )
         publication = evolve(publication, card=None if text is None else text.encode())
-        return Pushed(published=self._publish(publication), manifest=manifest, conversion=conversion)
+        return self._publish_with_golden(publication, self._folder, conversion.nonfinite, conversion)
 
     def _card(self, channels: Sequence[Channel]) -> RunCard:
         options, run = self._options, self._asked.run
@@ -367,6 +375,27 @@ class _Push:
         unused = [name for name, value in given.items() if value]
         if unused:
             raise self._refused(f"{' and '.join(unused)} cannot be used {where}", "Leave them out.")
+
+    def _publish_with_golden(
+        self,
+        publication: Publication,
+        folder: Path,
+        nonfinite: Sequence[object],
+        conversion: Conversion | None,
+    ) -> Pushed:
+        def make() -> Path | None:
+            path = self._folder / GOLDEN_FILE
+            self._no_golden = make_golden(folder, path)
+            return None if self._no_golden else path
+
+        manifest = publication.manifest
+        if self._options.golden:
+            self._no_golden = why_no_golden(manifest, nonfinite)
+            publication = evolve(publication, make_golden=None if self._no_golden else make)
+        published = self._publish(publication)
+        return Pushed(
+            published=published, manifest=manifest, conversion=conversion, no_golden=self._no_golden
+        )
 
     def _publish(self, publication: Publication) -> Published:
         options = self._options

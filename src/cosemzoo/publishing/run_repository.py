@@ -168,10 +168,10 @@ class RunRepository:
         return str(info.oid)
 
     def commit_files(
-        self, branch: str, parent: str, message: str, texts: Mapping[str, bytes], weights: Sequence[Path]
+        self, branch: str, parent: str, message: str, texts: Mapping[str, bytes], files: Sequence[Path]
     ) -> str:
         """Commit a checkpoint's files, and delete what else is there of weights and of the index."""
-        names = {*texts, *(path.name for path in weights)}
+        names = {*texts, *(path.name for path in files)}
         stale = [
             name
             for name in self.files(parent)
@@ -180,7 +180,7 @@ class RunRepository:
         with ExitStack() as stack:
             operations = [*additions(texts), *map(CommitOperationDelete, stale)]
             xet = self._has_xet(branch)
-            for path in weights:
+            for path in files:
                 content = path if xet else stack.enter_context(_Sending(path))
                 operations.append(CommitOperationAdd(path.name, content))
             return self.commit(branch, parent, message, operations)

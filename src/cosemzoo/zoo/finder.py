@@ -90,6 +90,21 @@ class Finder:
         self._remember(checkpoint, commit)
         return paths
 
+    def beside(self, commit: str, name: str) -> Path | None:
+        """Give the verified path of another file of a commit; None if the commit has no such file."""
+        file = self._cache.snapshot(commit).get(name)
+        if file is None or published_digest(file) is None:
+            if self._remote is None:
+                raise self._open.not_cached(f"{name} of {self._asked.repository}@{commit}")
+            try:
+                file = self._remote.files(commit).get(name)
+            except RevisionNotFoundError as error:
+                raise self._no_revision(commit) from error
+        if file is None:
+            return None
+        self._open.check_room(commit, [file])
+        return self._open.obtain(commit, file)
+
     # --- which commit --------------------------------------------------------------------------------------
 
     def _pin_commit(self, commit: str) -> _Pin:

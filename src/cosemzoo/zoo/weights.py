@@ -9,6 +9,8 @@ from cosemzoo.checkpoints.shards import SUFFIX, ShardIndex, WeightsTable, merge_
 #: The weights in one file, and the index of weights in several; the first is read where there are both.
 SINGLE_FILE: Final = "model.safetensors"
 SHARD_INDEX: Final = "model.safetensors.index.json"
+#: What the network computes, beside the weights: not weights itself.
+GOLDEN_FILE: Final = "golden.safetensors"
 
 ReadText = Callable[[str], bytes]
 ReadHeader = Callable[[str], Header]
@@ -29,7 +31,12 @@ def find_shards(names: Collection[str], read_text: ReadText, source: str) -> Sha
 
 def other_weights(names: Iterable[str]) -> list[str]:
     """Give those of the files `names` that hold weights under a name that is not looked for."""
-    return sorted(name for name in names if name.endswith(SUFFIX))
+    return sorted(filter(holds_weights, names))
+
+
+def holds_weights(name: str) -> bool:
+    """Whether a file of this name holds weights."""
+    return name.endswith(SUFFIX) and name != GOLDEN_FILE
 
 
 def read_table(

@@ -165,6 +165,37 @@ class Zoo:
                 return fetch_folder(checkpoint)
             return self._finder(reference, repository, offline=self.offline, of=checkpoint).fetch(checkpoint)
 
+    def fetch_beside(self, checkpoint: Checkpoint, name: str) -> Path | None:
+        """Make another file of a checkpoint than its weights present, and verify it.
+
+        What is cached is opened without any request. A file of a folder has no published digest, and is given
+        as it is.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint
+        name : str
+            A plain file name.
+
+        Returns
+        -------
+        Path or None
+            None if the checkpoint was published without such a file.
+
+        Raises
+        ------
+        CosemZooError
+            As `fetch` does.
+        """
+        reference, repository = checkpoint.reference, checkpoint.repository
+        with read_errors(str(reference)):
+            if repository is None:
+                assert checkpoint.folder is not None
+                path = checkpoint.folder / name
+                return path if path.is_file() else None
+            finder = self._finder(reference, repository, offline=self.offline, of=checkpoint)
+            return finder.beside(checkpoint.identity, name)
+
     def criteria(self, ref: str | os.PathLike[str] | Reference) -> Index | None:
         """Give the index of a run's checkpoints; None for a folder and for an ordinary repository.
 
