@@ -27,11 +27,11 @@ from cosemzoo.publishing.conversion import Conversion, convert
 from cosemzoo.publishing.cosem import Original, find_original, original_url
 from cosemzoo.publishing.download import download, shown
 from cosemzoo.publishing.known_cards import known_card
-from cosemzoo.publishing.publication import CARD_FILE, prepare_folder
-from cosemzoo.publishing.publish import publish_prepared
+from cosemzoo.publishing.publication import CARD_FILE
 from cosemzoo.publishing.publisher import Published
+from cosemzoo.publishing.push import push
 from cosemzoo.publishing.staging import staging_folder
-from cosemzoo.reference import known_runs, parse_reference, tag_of
+from cosemzoo.reference import known_runs, tag_of
 from cosemzoo.strict_json import show
 from cosemzoo.zoo import Checkpoint, Zoo
 from cosemzoo.zoo.weights import SINGLE_FILE
@@ -151,16 +151,13 @@ def push_imported(imported: Imported, *, zoo: Zoo, namespace: str | None = None)
     Raises
     ------
     CosemZooError
-        As `publish` does.
+        As `push` does.
     """
     reference, folder = imported.checkpoint.reference, imported.checkpoint.folder
     assert folder is not None
     run = reference.run
     repository = f"{namespace}/{run}" if namespace else known_runs()[run]
-    target = parse_reference(f"hf://{repository}@{reference.wanted}")
-    publication = prepare_folder(folder, target, zoo, ())
-    text = _card_of(run).render(publication.manifest, repository=repository)
-    return publish_prepared(evolve(publication, card=text.encode()), zoo)
+    return push(f"hf://{repository}@{reference.wanted}", folder, zoo=zoo).published
 
 
 def _card_of(run: str) -> RunCard:
