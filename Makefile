@@ -1,10 +1,11 @@
 # Every target creates what it needs: a fresh machine with Python 3.11, git and make is enough.
 PYTHON ?= python3
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 BIN := .venv/bin
-# The test suite asks the networks that others publish; these come without their own dependencies, which
+# `test-full` and `bench` ask what others publish; these come without their own dependencies, which
 # would bring another torch.
-PEERS := cellmap-models==0.2.4
+PEERS := cellmap-models==0.2.4 dacapo-ml==0.3.5
 PEERS_NEED := lazy-loader ml-collections 'pydantic>=2,<3' tqdm
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -19,7 +20,7 @@ define install
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-lowest lint format types cards check clean
+.PHONY: help demo test test-full test-lowest bench lint format types cards check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ test-full: .venv-full/.installed ## full-size runs and real peer packages (slow,
 
 test-lowest: .venv-lowest/.installed ## the tests, with the lowest versions of the dependencies
 	.venv-lowest/bin/pytest -n 2 -m "not full" $(PYTEST_ARGS)
+
+bench: .venv-full/.installed ## time and memory next to what else loads the same network (slow, needs 16 GB of memory)
+	.venv-full/bin/python -m benchmarks $(BENCH_ARGS)
 
 lint: .venv/.installed ## ruff: rules and formatting
 	$(BIN)/ruff check
@@ -55,7 +59,7 @@ check: ## everything that must pass before a change is merged
 
 clean: ## remove the environments and everything generated
 	rm -rf .venv .venv-full .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src tests -name __pycache__ -prune -exec rm -rf {} +
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(call install,.venv,constraints.txt)
