@@ -35,7 +35,7 @@ class Child:
     Raises
     ------
     RuntimeError
-        If the process ends; the message is what it wrote to stderr.
+        If the process ends; the message is its exit status and what it wrote to stderr.
     """
 
     def __init__(self, function: str, environment: Mapping[str, str], **arguments: str | int | bool) -> None:
@@ -101,7 +101,7 @@ class Child:
         if not line:
             self._errors.seek(0)
             said = self._errors.read().decode(errors="replace")
-            raise RuntimeError(f"{self._function} ended: {said}")
+            raise RuntimeError(f"{self._function} ended ({self._process.wait()}): {said}")
         return line
 
 

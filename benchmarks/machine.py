@@ -6,6 +6,8 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cosemzoo.checkpoints.mounts import file_system
+
 PACKAGES = (
     "cosemzoo",
     "torch",
@@ -33,7 +35,7 @@ def describe_machine(folder: Path) -> dict[str, str]:
         "processor": f"{os.cpu_count()} cores, {processor}",
         "memory": f"{memory:.0f} GiB",
         "kernel": f"{platform.system()} {kernel.group() if kernel else ''}".strip(),
-        "file system": _file_system(folder),
+        "file system": file_system(folder) or "unknown",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "load when it began": f"{os.getloadavg()[0]:.2f}",
         "python": platform.python_version(),
@@ -44,14 +46,6 @@ def describe_machine(folder: Path) -> dict[str, str]:
 def _first(path: Path, pattern: str) -> str:
     found = re.search(pattern, path.read_text(encoding="utf-8"))
     return found.group(1).strip() if found else ""
-
-
-def _file_system(folder: Path) -> str:
-    device = folder.stat().st_dev
-    number = f" {os.major(device)}:{os.minor(device)} "
-    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    kinds = [line.partition(" - ")[2].split()[0] for line in mounts if number in line]
-    return kinds[0] if kinds else "unknown"
 
 
 def _version(name: str) -> str:

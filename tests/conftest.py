@@ -151,6 +151,50 @@ def write_pickle(folder: Path, name: str = "checkpoint", *, channels: int = 14, 
     return path
 
 
+@pytest.fixture(scope="session")
+def memory_watch() -> str:
+    """Give the beginning of a script that watches its own anonymous memory: ``with MemoryWatch() as memory``.
+
+    ``memory.added`` is then the most at any moment beyond that before, in bytes; ``memory.look()`` looks at a
+    moment that must not be missed.
+    """
+    return MEMORY_WATCH
+
+
+MEMORY_WATCH = """
+import threading, time
+from pathlib import Path
+
+
+class MemoryWatch:
+    def __enter__(self):
+        self.lock, self.watching = threading.Lock(), True
+        self.before = self.peak = self.now()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.watching = False
+        self.thread.join()
+        self.look()
+        self.added = self.peak - self.before
+
+    def watch(self):
+        while self.watching:
+            self.look()
+            time.sleep(0.0005)
+
+    def look(self):
+        with self.lock:
+            self.peak = max(self.peak, self.now())
+
+    def now(self):
+        (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line]
+        return int(line.split()[1]) * 1024
+"""
+
+
 @pytest.fixture
 def write_checkpoint(tmp_path: Path) -> WriteCheckpoint:
     """Write a small checkpoint into a folder of its own, as `write_folder` does, and give the folder."""

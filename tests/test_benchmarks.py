@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.rows import Row, ratios, table
 from benchmarks.timing import interleave
@@ -34,13 +35,18 @@ def test_parts_of_the_program_run_alone(tmp_path: Path) -> None:
     rows = run(tmp_path / "found.json", 2, 8)
     assert Counter(row["item"] for row in rows) == {2: 4, 8: 2}
     assert all(row["values"] or "not installed" in row["note"] for row in rows)
-    assert next(row for row in rows if "bodies" in row["what"])["reached"] is True
+    # What is to be reached is so at full size.
+    assert {row["reached"] for row in rows} == {None}
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1200)
 def test_every_part_has_all_its_rows(tmp_path: Path) -> None:
     rows = run(tmp_path / "found.json")
-    counts = {1: 8, 2: 4, 3: 10, 4: 4, 5: 5, 6: 5, 7: 9, 8: 2, 9: 2, 10: 4}
+    counts = {1: 8, 2: 4, 3: 10, 4: 4, 5: 6, 6: 5, 7: 9, 8: 2, 9: 2, 10: 4}
+    if torch.cuda.is_available():
+        # Parts 1 and 2 once more, without the system's memmove.
+        counts |= {1: 15, 2: 8}
     assert Counter(row["item"] for row in rows) == counts
     assert [row["what"] for row in rows if not row["values"]] == []
 

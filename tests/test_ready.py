@@ -15,7 +15,7 @@ from torch import nn
 
 from cosemzoo import load_model
 from cosemzoo.checkpoints.writer import write_safetensors
-from cosemzoo.errors import InvalidHead, PartialLoad, UnknownNetwork, UnsafeConversion
+from cosemzoo.errors import InvalidHead, InvalidOption, PartialLoad, UnknownNetwork, UnsafeConversion
 from cosemzoo.manifest import MANIFEST_FILE, Architecture, Manifest, read_manifest
 from cosemzoo.nets import CosemUNet
 from cosemzoo.publishing.importing import import_checkpoint
@@ -152,7 +152,7 @@ def test_a_network_that_cannot_be_built_is_said(
     folder: Path, architecture: Architecture | None, said: str
 ) -> None:
     describe(folder, architecture=architecture)
-    with pytest.raises(UnknownNetwork, match=f"{said}.*load_into"):
+    with pytest.raises(UnknownNetwork, match=f"(?s){said}.*load_into"):
         load_model(folder)
 
 
@@ -166,3 +166,133 @@ def test_nothing_is_warned_of_where_a_new_head_was_asked_for(
 ) -> None:
     load_model(folder, new_head=["ld"])
     assert not [warning for warning in recwarn if issubclass(warning.category, PartialLoad)]
+
+
+def test_a_new_head_may_be_in_other_words(folder: Path) -> None:
+    new_head, label_map = ["er_mem", "er_mem_all", "mine"], {"mine": "nuc"}
+    network = load_model(folder, new_head=new_head, label_map=label_map, vocabulary="cellmap-challenge")
+    sources = [row.source_label for row in network.report.channels]  # type: ignore[union-attr]
+    assert sources == [None, "er_mem", "nuc"]
+    stored = weights_of(folder)["prediction_head.weight"]
+    rows = [LABELS.index("er_mem"), LABELS.index("nuc")]
+    assert torch.equal(network.state_dict()["prediction_head.weight"][1:], stored[rows])
+
+
+def test_its_own_head_is_in_its_own_words_and_has_no_map(folder: Path) -> None:
+    network = load_model(folder, vocabulary="cellmap-challenge")
+    assert network.report.outcome == "strict"  # type: ignore[union-attr]
+    with pytest.raises(InvalidHead, match="give new_head="):
+        load_model(folder, label_map={"er": "er_mem"})
+
+
+@pytest.mark.parametrize("head", [[], {}, ()])
+def test_an_empty_head_is_refused_as_a_head(folder: Path, head: Any) -> None:
+    with pytest.raises(InvalidHead, match="new_head is empty"):
+        load_model(folder, new_head=head)
+
+
+def test_a_head_may_come_from_a_generator(folder: Path) -> None:
+    report = load_model(folder, new_head=(label for label in ("er", "ld"))).report
+    assert [row.status for row in report.channels] == ["loaded", "kept"]  # type: ignore[union-attr]
+
+
+class Unfetched(Zoo):
+    """A zoo whose weights are not to be downloaded."""
+
+    def fetch(self, *_: object) -> dict[str, Path]:
+        pytest.fail("the weights were fetched first")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"device": "meta"}, "device is 'meta'.*no values"),
+        ({"device": "tpu"}, "device is 'tpu'"),
+        ({"device": 2.5}, "device is 2.5"),
+        ({"dtype": torch.int8}, "dtype is torch.int8; it is a floating-point type"),
+        ({"dtype": torch.complex64}, "dtype is torch.complex64"),
+        ({"dtype": "float16"}, "dtype is 'float16'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_weights_are_fetched(
+    folder: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidOption, match=said):
+        load_model(folder, zoo=Unfetched(), **options)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", 0])
+def test_a_gpu_that_is_not_there_is_said_before_the_weights_are_fetched(folder: Path, device: Any) -> None:
+    with pytest.raises(InvalidOption, match='it is "cpu", or one that torch finds here'):
+        load_model(folder, device=device, zoo=Unfetched())
+
+
+@pytest.mark.parametrize("new_head", [None, ["mito", "ld"]])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"widths_down": [1, 2, 3, 5]}, "l_conv.3"),
+        ({"final_upsample": None}, "backbone.l_conv.0.conv_pass.0.weight: not in the checkpoint"),
+        ({"channels": 3}, "lists 14 channels, and a network of 3"),
+        # All tensors of this network are in the file, which has more.
+        ({"kernel_sizes_down": [[3], [3, 3], [3, 3], [3, 3]]}, "in the checkpoint only"),
+        ({"factors": "unknown"}, "factors: unknown"),
+    ],
+)
+def test_weights_of_another_network_than_the_manifests_are_refused_before_they_are_fetched(
+    folder: Path, new_head: list[str] | None, change: dict[str, Any], said: str
+) -> None:
+    architecture = read_manifest((folder / MANIFEST_FILE).read_bytes(), "it").architecture
+    assert architecture is not None
+    describe(folder, architecture=Architecture("cosem-unet", {**architecture.arguments, **change}))
+    with pytest.raises(UnknownNetwork, match=f"(?s){said}.*load_into") as caught:
+        load_model(folder, new_head=new_head, zoo=Unfetched())
+    assert "strict=" not in str(caught.value)
+
+
+def test_the_manifest_says_the_number_of_channels_where_the_architecture_does_not(folder: Path) -> None:
+    architecture = read_manifest((folder / MANIFEST_FILE).read_bytes(), "it").architecture
+    assert architecture is not None
+    arguments = {name: value for name, value in architecture.arguments.items() if name != "channels"}
+    describe(folder, architecture=Architecture("cosem-unet", arguments))
+    assert load_model(folder).state_dict()["prediction_head.bias"].shape == (14,)
+
+
+@pytest.mark.parametrize("options", [{}, {"share": False}, {"new_head": ["mito", "ld"]}])
+def test_a_network_loaded_in_inference_mode_can_be_trained(folder: Path, options: dict[str, Any]) -> None:
+    with torch.inference_mode():
+        network = load_model(folder, **options)
+    sum(parameter.square().sum() for parameter in network.parameters()).backward()  # type: ignore[union-attr]
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_parameters_have_the_dtype_that_they_are_stored_with(folder: Path, dtype: torch.dtype) -> None:
+    stored = {name: values.to(dtype) for name, values in weights_of(folder).items()}
+    write_safetensors(folder / "model.safetensors", stored)
+    state = load_model(folder).state_dict()
+    assert all(torch.equal(state[name], values) for name, values in stored.items())
+
+
+def test_parameters_of_several_dtypes_become_float32(folder: Path) -> None:
+    stored = weights_of(folder)
+    stored["prediction_head.bias"] = stored["prediction_head.bias"].double()
+    write_safetensors(folder / "model.safetensors", stored)
+    assert {parameter.dtype for parameter in load_model(folder).parameters()} == {torch.float32}
+
+
+def test_a_file_that_nobody_may_write_to_is_loaded_and_trained(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.chmod(0o400)
+    folder.chmod(0o500)
+    try:
+        network = load_model(folder)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(1)
+    finally:
+        folder.chmod(0o700)
+    assert not torch.equal(
+        network.state_dict()["prediction_head.bias"], weights_of(folder)["prediction_head.bias"]
+    )

@@ -18,8 +18,12 @@ def rows(work: Workspace, repeat: int) -> list[Row]:
         for count in _COUNTS[work.size]
         for what, read in (("a plan of", False), ("the same, the model looked through first, of", True))
     }
+    fewer, more = (f"{count:,} tensors" for count in _COUNTS[work.size][-2:])
     with ExitStack() as stack:
         children = {}
+        for count in _COUNTS[work.size][-2:]:
+            child = work.child("benchmarks.contestants.planning:prepare_tuples", count=count)
+            children[f"tuples of {count:,} tensors"] = stack.enter_context(child)
         for what, (count, read) in cases.items():
             child = work.child("benchmarks.contestants.planning:prepare", count=count, read=read)
             children[what] = stack.enter_context(child)
@@ -37,8 +41,16 @@ def rows(work: Workspace, repeat: int) -> list[Row]:
         )
         for what, case in cases.items()
     ]
-    fewer, more = (f"a plan of {count:,} tensors" for count in _COUNTS[work.size][-2:])
-    linear = Row(
-        item=5, what=f"{more} / {fewer}", values=ratios(found[more], found[fewer]), note="10 is linear"
-    )
-    return [*result, linear]
+    growth = [
+        Row(
+            item=5,
+            what=f"{what} {more} / {fewer}",
+            values=ratios(found[f"{what} {more}"], found[f"{what} {fewer}"]),
+            note=note,
+        )
+        for what, note in (
+            ("a plan of", "10 is linear"),
+            ("tuples of", "only making as many tuples as the plan holds: what memory makes of it"),
+        )
+    ]
+    return [*result, *growth]

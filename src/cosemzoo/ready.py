@@ -1,23 +1,27 @@
 """A network of a run, ready to predict with or to train: built from the manifest, filled from the file."""
 
 import time
-from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from collections.abc import Iterator, Sequence
+from typing import Final, Protocol, cast
 
 import torch
 from torch import nn
 
 from cosemzoo.checkpoints.mapped import TORCH_DTYPES, MappedWeights
-from cosemzoo.errors import UnknownNetwork
+from cosemzoo.errors import InvalidHead, InvalidOption, StrictLoadFailed, UnknownNetwork, listing
 from cosemzoo.loading.assign import assign_plan
+from cosemzoo.loading.label_map import LabelMap, map_labels
 from cosemzoo.loading.labels import NewHead, parse_new_head
-from cosemzoo.loading.model_tensors import read_model
+from cosemzoo.loading.model_tensors import ModelTensor, read_model
+from cosemzoo.loading.plan import LoadPlan, Strict
 from cosemzoo.loading.planner import make_plan
 from cosemzoo.loading.report import LoadReport
 from cosemzoo.manifest import Manifest
 from cosemzoo.models import ReferenceLike, WeightsStore, resolve
 from cosemzoo.nets import build_network
 from cosemzoo.zoo import Checkpoint, Zoo
+
+_NOT_SAID: Final = "its manifest does not say which network it is"
 
 
 class ReadyNetwork(Protocol):
@@ -39,7 +43,9 @@ def load_model(
     reference: ReferenceLike,
     *,
     new_head: NewHead = None,
-    device: str | torch.device | None = None,
+    label_map: LabelMap = None,
+    vocabulary: str | None = None,
+    device: str | int | torch.device | None = None,
     dtype: torch.dtype | None = None,
     share: bool = True,
     generator: torch.Generator | None = None,
@@ -53,10 +59,13 @@ def load_model(
     new_head : sequence of labels or (label, kind), mapping new → old, or None
         The channels of a new head: rows that the checkpoint has are taken from it, the others are
         initialised as torch initialises that layer. None: the checkpoint's own head.
-    device : str or torch.device, optional
+    label_map, vocabulary
+        As for `cosemzoo.plan_load`; what the labels of `new_head` take and mean.
+    device : str, int or torch.device, optional
         By default the CPU.
     dtype : torch.dtype, optional
-        Of the parameters; by default as they are stored.
+        Of the parameters, a floating-point type; by default as they are stored, or float32 where they are not
+        all stored as the same one.
     share : bool
         Whether the parameters are the file itself, mapped: nothing is copied, processes share the memory, and
         training the network never changes the file. Without it, they are copies. Tensors that need another
@@ -73,13 +82,16 @@ def load_model(
     Raises
     ------
     UnknownNetwork
-        If the manifest does not say which network it is, or says one that cannot be built here.
+        If the manifest does not say which network it is, or says one that cannot be built here, or that the
+        weights do not fit.
     InvalidHead
-        If `new_head` does not fit.
-    UnsafeConversion
-        If values are beyond what `dtype` can hold.
+        If `new_head` or `label_map` does not fit.
+    InvalidOption
+        If there is no such `vocabulary`, device or floating-point type.
     CosemZooError
-        As `cosemzoo.fetch`.
+        As `cosemzoo.fetch`. All of the above is found before weights are downloaded.
+    UnsafeConversion, AliasConflict
+        If values are beyond what `dtype` can hold, or names of one tensor hold different ones.
 
     Examples
     --------
@@ -87,49 +99,108 @@ def load_model(
     >>> network(torch.zeros(1, 1, 216, 216, 216)).shape  # doctest: +SKIP
     torch.Size([1, 14, 68, 68, 68])
     """
+    place, dtype = _usable(device), _floating(dtype)
     zoo = Zoo() if zoo is None else zoo
-    checkpoint = resolve(reference, zoo=zoo)
-    manifest = checkpoint.manifest
+    if isinstance(new_head, Iterator):
+        # It is read more than once.
+        new_head = [*new_head]
     wanted = parse_new_head(new_head)
-    network = _build(checkpoint, None if wanted is None else len(wanted), dtype)
-    assert manifest is not None
+    if wanted == ():
+        raise InvalidHead(["new_head is empty; give at least one label, or leave it out for the own head"])
+    if wanted is None:
+        # What is planned below is the checkpoint's own head: no row of it goes elsewhere.
+        _, problems = map_labels(None, label_map)
+        if problems:
+            raise InvalidHead(problems)
+    checkpoint = resolve(reference, zoo=zoo)
     began = time.perf_counter()
-    held = read_model(network)
-    plan = make_plan(
-        [one.target for one in held if one.names],
-        checkpoint.weights,
-        manifest,
-        reference=str(checkpoint.reference),
-        commit=checkpoint.identity,
-        new_head=[(channel.label, channel.kind) for channel in manifest.channels]
-        if new_head is None
-        else new_head,
-        head=None,
-        strict="require" if new_head is None else "never",
-        min_coverage=1.0,
-    )
-    plan.check()
+    network, held, plan = _planned_as_published(checkpoint, dtype)
+    if wanted is not None:
+        network = _build(checkpoint, len(wanted), dtype)
+        held = read_model(network)
+        plan = _plan(checkpoint, held, new_head, label_map=label_map, vocabulary=vocabulary)
     planned = time.perf_counter()
     paths = zoo.fetch(checkpoint)
     fetched = time.perf_counter()
     weights = MappedWeights(checkpoint.weights, paths)
-    assign_plan(plan, held, weights, device=torch.device(device or "cpu"), share=share, generator=generator)
+    assign_plan(plan, held, weights, device=place, share=share, generator=generator)
     seconds = time.perf_counter() - fetched + planned - began
     network.eval()
     sizes = {one.names[0]: one.tensor.element_size() for one in held if one.names}
     written = sum(row.filled * sizes[row.name] for row in plan.tensors)
     ready = cast("ReadyNetwork", network)
-    ready.manifest = manifest
+    ready.manifest = _manifest_of(checkpoint)
     ready.report = LoadReport.of(plan, bytes_written=written, seconds=seconds)
     return network
 
 
+def _usable(device: str | int | torch.device | None) -> torch.device:
+    try:
+        found = torch.device("cpu" if device is None else device)
+        if found.type != "meta":
+            torch.empty(0, device=found)
+            return found
+    except (AssertionError, RuntimeError, TypeError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise InvalidOption("device", device, f'"cpu", or one that torch finds here ({reason})') from error
+    raise InvalidOption("device", device, '"cpu", or a GPU: on "meta", a network has no values')
+
+
+def _floating(dtype: torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        return dtype
+    raise InvalidOption("dtype", dtype, "a floating-point type, such as torch.float32, or not given")
+
+
+def _planned_as_published(
+    checkpoint: Checkpoint, dtype: torch.dtype | None
+) -> tuple[nn.Module, tuple[ModelTensor, ...], LoadPlan]:
+    """Build the network with the head that it was published with, all of whose values the file must have."""
+    network = _build(checkpoint, None, dtype)
+    held = read_model(network)
+    own = [(channel.label, channel.kind) for channel in _manifest_of(checkpoint).channels]
+    try:
+        return network, held, _plan(checkpoint, held, own, strict="require")
+    except (StrictLoadFailed, InvalidHead) as error:
+        problem = f"the weights are not those of the network in its manifest:{listing(error.problems)}"
+        raise UnknownNetwork(str(checkpoint.reference), problem) from error
+
+
+def _plan(
+    checkpoint: Checkpoint,
+    held: Sequence[ModelTensor],
+    new_head: NewHead,
+    *,
+    label_map: LabelMap = None,
+    vocabulary: str | None = None,
+    strict: Strict = "never",
+) -> LoadPlan:
+    plan = make_plan(
+        [one.target for one in held if one.names],
+        checkpoint.weights,
+        checkpoint.manifest,
+        reference=str(checkpoint.reference),
+        commit=checkpoint.identity,
+        new_head=new_head,
+        label_map=label_map,
+        vocabulary=vocabulary,
+        strict=strict,
+        min_coverage=1.0,
+    )
+    plan.check()
+    return plan
+
+
 def _build(checkpoint: Checkpoint, channels: int | None, dtype: torch.dtype | None) -> nn.Module:
-    manifest = checkpoint.manifest
-    architecture = None if manifest is None else manifest.architecture
+    manifest = _manifest_of(checkpoint)
+    architecture = manifest.architecture
     if architecture is None:
-        raise UnknownNetwork(str(checkpoint.reference), "its manifest does not say which network it is")
-    arguments: Mapping[str, Any] = architecture.arguments
+        raise UnknownNetwork(str(checkpoint.reference), _NOT_SAID)
+    rows = len(manifest.channels)
+    arguments = {"channels": rows, **architecture.arguments}
+    if arguments["channels"] != rows:
+        problem = f"its manifest lists {rows} channels, and a network of {arguments['channels']}"
+        raise UnknownNetwork(str(checkpoint.reference), problem)
     try:
         with torch.device("meta"):
             network = build_network(architecture.name, arguments, channels=channels)
@@ -138,7 +209,13 @@ def _build(checkpoint: Checkpoint, channels: int | None, dtype: torch.dtype | No
     return network.to(dtype or _stored_dtype(checkpoint))
 
 
+def _manifest_of(checkpoint: Checkpoint) -> Manifest:
+    if checkpoint.manifest is None:
+        raise UnknownNetwork(str(checkpoint.reference), _NOT_SAID)
+    return checkpoint.manifest
+
+
 def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    kinds = {tensor.entry.dtype for tensor in checkpoint.weights.tensors.values()}
-    (kind, *others) = kinds
-    return torch.float32 if others else TORCH_DTYPES[kind]
+    kinds = {TORCH_DTYPES.get(tensor.entry.dtype) for tensor in checkpoint.weights.tensors.values()}
+    stored = kinds.pop()
+    return torch.float32 if kinds or stored is None or not stored.is_floating_point else stored

@@ -166,13 +166,15 @@ def check_forward(
     InvalidSafetensors
         If the sample is malformed, or is that of another network.
     InvalidOption
-        If there is no such device.
+        If there is no such device, or `tolerance` is less than 0 or not a number.
     CosemZooError
         As `cosemzoo.fetch`.
     """
     zoo = Zoo() if zoo is None else zoo
     if device != "cpu" and not (device == "cuda" and torch.cuda.is_available()):
         raise InvalidOption("device", device, '"cpu", or "cuda" where torch finds a GPU')
+    if not tolerance >= 0:
+        raise InvalidOption("tolerance", tolerance, "a number from 0 on")
     checkpoint = resolve(reference, zoo=zoo)
     path = zoo.fetch_beside(checkpoint, GOLDEN_FILE)
     if path is None:
@@ -221,8 +223,12 @@ def compute(network: nn.Module, raw: torch.Tensor) -> torch.Tensor:
 
         hooks = [layer.register_forward_hook(show) for layer in layers]
         try:
-            # TF32 would leave three digits.
-            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            # TF32 would leave three digits, and a caller's autocast two.
+            with (
+                torch.inference_mode(),
+                torch.autocast(raw.device.type, enabled=False),
+                torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+            ):
                 output: torch.Tensor = network(raw).cpu()
         finally:
             for hook in hooks:

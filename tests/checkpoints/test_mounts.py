@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cosemzoo.checkpoints.mounts import NETWORK_FILE_SYSTEMS, reads_in_order
+from cosemzoo.checkpoints.mounts import MOUNTS, NETWORK_FILE_SYSTEMS, file_system, reads_in_order
 
 
 def mounts(folder: Path, kind: str) -> Path:
@@ -33,6 +33,18 @@ def test_on_a_local_file_system_files_are_mapped(kind: str, tmp_path: Path) -> N
 def test_what_the_caller_says_counts_more_than_the_file_system(kind: str, tmp_path: Path) -> None:
     assert reads_in_order(tmp_path, "sequential", mounts(tmp_path, kind))
     assert not reads_in_order(tmp_path, "mmap", mounts(tmp_path, kind))
+
+
+def test_the_kind_of_a_file_system_is_found_among_all_that_are_mounted(tmp_path: Path) -> None:
+    assert file_system(tmp_path, mounts(tmp_path, "xfs")) == "xfs"
+    assert file_system(tmp_path, tmp_path / "missing") == ""
+    with pytest.raises(FileNotFoundError):
+        file_system(tmp_path / "missing")
+
+
+@pytest.mark.skipif(not MOUNTS.exists(), reason="Linux only")
+def test_what_this_machine_has_mounted_is_read() -> None:
+    assert file_system(MOUNTS) == "proc"
 
 
 def test_where_nothing_is_known_of_the_file_system_files_are_mapped(tmp_path: Path) -> None:

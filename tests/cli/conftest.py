@@ -67,12 +67,18 @@ def published(
 
 
 @pytest.fixture
-def invoke(published: LocalHub, tmp_path: Path) -> Invoke:
+def served(published: LocalHub) -> LocalHub:
+    """Have the Hub that `invoke` talks to; tests that change it have another."""
+    return published
+
+
+@pytest.fixture
+def invoke(served: LocalHub, tmp_path: Path) -> Invoke:
     """Run the command in this process, the Hub and a cache of the test's own given as options."""
 
-    def run(command: str, *arguments: str) -> Result:
-        options = ["--endpoint", published.endpoint, "--cache-dir", str(tmp_path / "cache")]
-        return CliRunner().invoke(main, [command, *arguments, *options])
+    def run(*arguments: object) -> Result:
+        options = ["--endpoint", served.endpoint, "--cache-dir", str(tmp_path / "cache")]
+        return CliRunner().invoke(main, [*map(str, arguments), *options])
 
     return run
 

@@ -53,7 +53,8 @@ def test_a_folder_is_verified_where_it_is(invoke: Invoke, run_folder: Path) -> N
     assert answer["commit"] is None
     assert answer["content_hash"] == answer["files"][0]["sha256"]
     said = invoke("fetch", str(run_folder)).stdout
-    assert f"content    {answer['content_hash']}" in said
+    assert f"content        {answer['content_hash']}" in said
+    assert "golden sample  none" in said
 
 
 def test_a_run_of_the_local_zoo_is_found(invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from cosemzoo.checkpoints.writer import write_safetensors
-from cosemzoo.cli import main
 from cosemzoo.localhub import LocalHub
 from cosemzoo.manifest import MANIFEST_FILE, Architecture, Channel, HeadTensor, Manifest
 from cosemzoo.nets import build_network
+from cosemzoo.zoo import Zoo
 from cosemzoo.zoo.weights import GOLDEN_FILE, SINGLE_FILE
 
 MINE = "my-lab/run_1@1"
@@ -22,14 +22,9 @@ Invoke = Callable[..., Result]
 
 
 @pytest.fixture
-def invoke(hub: LocalHub, tmp_path: Path) -> Invoke:
-    """Run the command with a Hub of the test's own."""
-
-    def run(*arguments: object) -> Result:
-        options = ["--endpoint", hub.endpoint, "--cache-dir", str(tmp_path / "cache")]
-        return CliRunner().invoke(main, [*map(str, arguments), *options])
-
-    return run
+def served(hub: LocalHub) -> LocalHub:
+    """Let the command change the Hub: it is the test's own."""
+    return hub
 
 
 def write_run(folder: Path, *, activation: bool = True, nan: bool = False) -> Path:
@@ -138,3 +133,53 @@ def test_why_no_sample_was_stored_is_said(invoke: Invoke, tmp_path: Path) -> Non
 @pytest.mark.parametrize("arguments", [["--device", "tpu"], ["--tolerance", "-1"]])
 def test_options_are_checked(invoke: Invoke, arguments: list[str]) -> None:
     assert invoke("verify", MINE, "--forward", *arguments).exit_code == 2
+
+
+def test_after_a_fetch_the_network_is_verified_without_a_hub(
+    invoke: Invoke, pushed: Result, hub: LocalHub
+) -> None:
+    assert pushed.exit_code == 0
+    fetched = invoke("fetch", MINE)
+    assert GOLDEN_FILE in fetched.stdout
+    hub.reset_counts()
+    done = invoke("verify", MINE, "--forward", "--offline")
+    assert done.exit_code == 0, done.output
+    assert "the same network" in done.stdout
+    path = json.loads(invoke("fetch", MINE, "--json", "--offline").stdout)["golden_sample"]
+    assert Path(path).name == GOLDEN_FILE
+    assert hub.requests == []
+
+
+@pytest.mark.filterwarnings("default::cosemzoo.errors.StaleAnswer")
+def test_weights_that_came_without_the_sample_are_fetched_all_the_same(
+    invoke: Invoke, pushed: Result, hub: LocalHub, tmp_path: Path
+) -> None:
+    assert pushed.exit_code == 0
+    zoo = Zoo(endpoint=hub.endpoint, cache_dir=tmp_path / "cache", token=False)
+    zoo.fetch(MINE)
+    done = invoke("fetch", MINE, "--offline")
+    assert (done.exit_code, "golden sample  not in the cache" in done.stdout) == (0, True)
+    hub.stop()
+    done = invoke("fetch", MINE)
+    assert (done.exit_code, "golden sample  not fetched: " in done.stdout) == (0, True)
+
+
+def test_a_damaged_sample_is_replaced_by_a_fetch(invoke: Invoke, pushed: Result, tmp_path: Path) -> None:
+    assert pushed.exit_code == 0
+    content = Path(json.loads(invoke("fetch", MINE, "--json").stdout)["golden_sample"]).resolve()
+    sound = content.read_bytes()
+    content.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    assert invoke("fetch", MINE).exit_code == 0
+    assert content.read_bytes() == sound
+
+
+def test_what_cannot_be_computed_is_known_before_the_weights_are_downloaded(
+    invoke: Invoke, pushed: Result, tmp_path: Path
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert pushed.exit_code == 0
+    done = invoke("verify", MINE, "--forward", "--device", "cuda")
+    assert done.exit_code == 1
+    assert "device is 'cuda'" in done.stderr
+    assert not [*(tmp_path / "cache").rglob(SINGLE_FILE)]

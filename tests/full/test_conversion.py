@@ -12,34 +12,14 @@ Run = Callable[..., str]
 MIB = 1 << 20
 
 CONVERT = """
-import json, sys, threading, time
-from pathlib import Path
+import json, sys
 from cosemzoo.publishing.conversion import convert
 
-
-def anonymous():
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line]
-    return int(line.split()[1]) * 1024
-
-
-before, peak, watching = anonymous(), 0, True
-
-
-def watch():
-    global peak
-    while watching:
-        peak = max(peak, anonymous())
-        time.sleep(0.0005)
-
-
-watcher = threading.Thread(target=watch)
-watcher.start()
 started = time.monotonic()
-done = convert(sys.argv[1], Path(sys.argv[2]), dtype=sys.argv[3] or None)
+with MemoryWatch() as memory:
+    done = convert(sys.argv[1], Path(sys.argv[2]), dtype=sys.argv[3] or None)
 seconds = time.monotonic() - started
-watching = False
-watcher.join()
-print(json.dumps(done.to_dict() | {"seconds": seconds, "added": peak - before}))
+print(json.dumps(done.to_dict() | {"seconds": seconds, "added": memory.added}))
 """
 
 COMPARE = """
@@ -60,10 +40,16 @@ with safe_open(sys.argv[2], framework="pt") as opened:
 
 @pytest.mark.parametrize("dtype", ["", "bfloat16"])
 def test_a_full_size_checkpoint_is_converted_in_little_memory(
-    *, training: Path, run: Run, dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    *,
+    training: Path,
+    run: Run,
+    memory_watch: str,
+    dtype: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     target = tmp_path / "model.safetensors"
-    done = json.loads(run(CONVERT, training, target, dtype))
+    done = json.loads(run(memory_watch + CONVERT, training, target, dtype))
     with capsys.disabled():
         print(
             f"\n{dtype or 'as it is'}: {training.stat().st_size / MIB:.0f} MiB to "

@@ -13,39 +13,19 @@ pytestmark = pytest.mark.full
 MIB = 1 << 20
 
 PUSH = """
-import json, sys, threading, time, warnings
-from pathlib import Path
+import json, sys, warnings
 from cosemzoo.publishing.push import PushOptions, push
 from cosemzoo.zoo import Zoo
 
-
-def anonymous():
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line]
-    return int(line.split()[1]) * 1024
-
-
 warnings.simplefilter("ignore", DeprecationWarning)
-before, peak, watching = anonymous(), 0, True
-
-
-def watch():
-    global peak
-    while watching:
-        peak = max(peak, anonymous())
-        time.sleep(0.001)
-
-
-watcher = threading.Thread(target=watch)
-watcher.start()
 started = time.monotonic()
 zoo = Zoo(endpoint=sys.argv[2], cache_dir=sys.argv[3], token=False)
 options = PushOptions(generated=True, aliases=["best"])
-done = push("setup04@1820500", sys.argv[1], zoo=zoo, options=options)
+with MemoryWatch() as memory:
+    done = push("setup04@1820500", sys.argv[1], zoo=zoo, options=options)
 seconds = time.monotonic() - started
-watching = False
-watcher.join()
 changes = list(done.published.changes)
-print(json.dumps({"seconds": seconds, "added": peak - before, "changes": changes}))
+print(json.dumps({"seconds": seconds, "added": memory.added, "changes": changes}))
 """
 
 START = """
@@ -78,11 +58,17 @@ print(json.dumps({"fetched": fetched, "compared": compared, "bytes": file.size, 
 
 
 def test_what_was_trained_at_full_size_is_what_a_start_loads(
-    training: Path, run: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    *,
+    training: Path,
+    run: Callable[..., str],
+    memory_watch: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with LocalHub(tmp_path / "hub") as hub:
-        pushed = json.loads(run(PUSH, training, hub.endpoint, tmp_path / "publisher"))
-        again = json.loads(run(PUSH, training, hub.endpoint, tmp_path / "publisher"))
+        publish = memory_watch + PUSH
+        pushed = json.loads(run(publish, training, hub.endpoint, tmp_path / "publisher"))
+        again = json.loads(run(publish, training, hub.endpoint, tmp_path / "publisher"))
         started = json.loads(run(START, training, hub.endpoint, tmp_path / "reader"))
     with capsys.disabled():
         print(

@@ -5,18 +5,27 @@ from typing import Any
 
 import pytest
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cosemzoo.nets import CosemUNet
+from cosemzoo.nets import CosemUNet, build_network
+from cosemzoo.nets.arguments import UNKNOWN
 from cosemzoo.nets.recognise import recognise
 
 Shapes = dict[str, tuple[int, ...]]
 Kernels = list[list[list[int]]]
 
 WIDTHS = {"widths_down": [12, 72, 432, 2592], "widths_up": [72, 72, 432]}
-PUBLISHED = {"input_channels": 1, "upsampling": "constant", **WIDTHS}
+UNSAID = {"factors": UNKNOWN, "activation_on_upsample": UNKNOWN, "final_upsample": UNKNOWN}
+PUBLISHED = {
+    "input_channels": 1,
+    "upsampling": "constant",
+    "factors": [2, 3, 3],
+    "activation_on_upsample": True,
+    "final_upsample": 2,
+    **WIDTHS,
+}
 USUAL = [[3, 3, 3], [3, 3, 3]]
 
 
@@ -98,18 +107,22 @@ def networks(draw: st.DrawFn) -> Network:
     )
 
 
+PUBLISHED_FORM = Network(
+    down=[12, 72, 432, 2592],
+    up=[72, 72, 432],
+    final=72,
+    factors=[[2] * 3, [3] * 3, [3] * 3, [2] * 3],
+    kernels_down=[USUAL] * 4,
+    kernels_up=[USUAL] * 3,
+)
+
+
 def published(channels: int, *, nested: bool = True) -> Shapes:
-    network = Network(
-        down=[12, 72, 432, 2592],
-        up=[72, 72, 432],
-        channels=channels,
-        nested=nested,
-        final=72,
-        factors=[[2] * 3, [3] * 3, [3] * 3, [2] * 3],
-        kernels_down=[USUAL] * 4,
-        kernels_up=[USUAL] * 3,
-    )
-    return network.shapes()
+    return evolve(PUBLISHED_FORM, channels=channels, nested=nested).shapes()
+
+
+def short(factor: list[int]) -> int | list[int]:
+    return factor[0] if len(set(factor)) == 1 else factor
 
 
 @pytest.mark.parametrize("channels", [14, 3, 2])
@@ -117,7 +130,7 @@ def test_the_published_networks_are_recognised(channels: int) -> None:
     shapes = published(channels)
     assert len(shapes) == 42
     found = recognise(shapes, input_voxel_size=(8.0, 8.0, 8.0), output_voxel_size=(4.0, 4.0, 4.0))
-    assert found == {**PUBLISHED, "channels": channels, "final_upsample": 2}
+    assert found == {**PUBLISHED, "channels": channels}
 
 
 def test_the_form_without_a_final_upsampling_is_recognised() -> None:
@@ -130,21 +143,21 @@ def test_the_form_without_a_final_upsampling_is_recognised() -> None:
 @pytest.mark.parametrize(
     ("voxels_in", "voxels_out", "factor"),
     [
-        ((8, 8, 8), (4, 4, 4), {"final_upsample": 2}),
-        ((4, 4, 4), (4, 4, 4), {"final_upsample": 1}),
-        ((1.2, 1.2, 1.2), (0.4, 0.4, 0.4), {"final_upsample": 3}),
-        ((8, 8, 8), (8, 4, 4), {}),
-        ((6, 6, 6), (4, 4, 4), {}),
-        ((4, 4, 4), (8, 8, 8), {}),
-        ((8, 8, 8), None, {}),
-        (None, None, {}),
+        ((8, 8, 8), (4, 4, 4), 2),
+        ((4, 4, 4), (4, 4, 4), 1),
+        ((1.2, 1.2, 1.2), (0.4, 0.4, 0.4), 3),
+        ((8, 8, 8), (8, 4, 4), [1, 2, 2]),
+        ((6, 6, 6), (4, 4, 4), UNKNOWN),
+        ((4, 4, 4), (8, 8, 8), UNKNOWN),
+        ((8, 8, 8), None, 2),
+        (None, None, 2),
     ],
 )
-def test_the_final_upsampling_is_the_ratio_of_the_voxels_where_that_is_one_whole_number(
-    voxels_in: Any, voxels_out: Any, factor: dict[str, int]
+def test_the_final_upsampling_is_the_ratio_of_the_voxels_or_as_published_where_none_is_known(
+    voxels_in: Any, voxels_out: Any, factor: object
 ) -> None:
     found = recognise(published(2), input_voxel_size=voxels_in, output_voxel_size=voxels_out)
-    assert found == {**PUBLISHED, "channels": 2, **factor}
+    assert found == {**PUBLISHED, "channels": 2, "final_upsample": factor}
 
 
 @given(
@@ -152,13 +165,36 @@ def test_the_final_upsampling_is_the_ratio_of_the_voxels_where_that_is_one_whole
     st.lists(widths, min_size=4, max_size=4),
     st.lists(widths, min_size=3, max_size=3),
 )
-def test_the_network_of_this_package_is_recognised_with_its_own_arguments(
+def test_nothing_is_made_up_of_a_network_whose_widths_are_not_the_published(
     channels: int, down: list[int], up: list[int]
 ) -> None:
     with torch.device("meta"):
         network = CosemUNet(channels, widths_down=down, widths_up=up)
     found = recognise({name: tensor.shape for name, tensor in network.state_dict().items()})
-    assert found == {**PUBLISHED, "channels": channels, "widths_down": down, "widths_up": up}
+    widths = {"widths_down": down, "widths_up": up}
+    assert found == {**PUBLISHED, **UNSAID, **widths, "channels": channels}
+    with pytest.raises(
+        ValueError, match="factors, activation_on_upsample, final_upsample: unknown"
+    ) as caught:
+        build_network("cosem-unet", found)
+    assert "cosemzoo.architecture.arguments" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inputs": 2},
+        {"final": 71},
+        {"up": [71, 72, 432]},
+        {"down": [12, 72, 432, 2591]},
+        {"kernels_down": [USUAL] * 3 + [[[1, 3, 3]] * 2]},
+        {"kernels_final": USUAL[:1]},
+    ],
+)
+def test_one_number_that_is_not_published_and_pooling_is_unknown(change: dict[str, Any]) -> None:
+    found = recognise(evolve(PUBLISHED_FORM, **change).shapes())
+    assert found is not None
+    assert {name: found[name] for name in UNSAID} == UNSAID
 
 
 @given(networks())
@@ -168,19 +204,34 @@ def test_any_consistent_network_is_recognised_with_what_it_was_made_from(network
     assert (found.pop("widths_down"), found.pop("widths_up")) == (network.down, network.up)
     assert (found.pop("input_channels"), found.pop("channels")) == (network.inputs, network.channels)
     assert found.pop("upsampling") == ("transposed" if network.transposed else "constant")
-    final = found.pop("final_upsample", "unknown")
+    factors = [short(factor) for factor in network.factors] if network.transposed else []
+    assert found.pop("factors") == (factors[: len(network.up)] or UNKNOWN)
+    activated = network.transposed == "up.0" if network.transposed else UNKNOWN
+    assert found.pop("activation_on_upsample") == activated
+    final = found.pop("final_upsample")
     kernels = {"down": network.kernels_down, "up": network.kernels_up}
     if network.nested:
         kernels["final"] = [network.kernels_final]
-        factor = network.factors[-1]
-        own = factor[0] if len(set(factor)) == 1 else "unknown"
-        assert final == (own if network.transposed else 2)
+        assert final == (factors[-1] if network.transposed else 2)
         assert found.pop("final_width", network.up[0]) == network.final
     else:
         assert final is None
     for name, those in kernels.items():
         assert found.pop(f"kernel_sizes_{name}", [USUAL] * len(those)) == those
     assert found == {}
+
+
+@given(networks())
+def test_what_is_recognised_builds_the_same_tensors_or_nothing(network: Network) -> None:
+    found = recognise(network.shapes())
+    assert found is not None
+    if UNKNOWN in found.values():
+        with pytest.raises(ValueError, match=": unknown, as no tensor says it"):
+            build_network("cosem-unet", found)
+        return
+    with torch.device("meta"):
+        built = build_network("cosem-unet", found)
+    assert {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()} == network.shapes()
 
 
 @given(networks(), st.data())

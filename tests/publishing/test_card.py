@@ -151,6 +151,11 @@ def test_a_channel_can_have_a_kind_of_its_own(write: Write) -> None:
     ]
 
 
+def test_whose_labels_they_are_goes_from_the_card_into_the_manifest(write: Write) -> None:
+    card = read_card(write(block={"vocabulary": "cellmap-challenge"}))
+    assert card.manifest(SHAPES, iteration=1000).vocabulary == "cellmap-challenge"
+
+
 def test_a_head_is_names_or_tensors(write: Write) -> None:
     head = ["head.weight", {"name": "up.weight", "channel_axis": 1, "first_channel": 1}]
     described = read_card(write(block={"head": head})).description
@@ -201,6 +206,9 @@ def test_a_mark_of_utf_8_and_other_line_ends_change_nothing(
         ({"target": {"description": "d", "scale": "5e1"}}, "target.scale", "not a number"),
         ({"head": ["a", "a"]}, "head[1].name", "is listed before"),
         ({"input_sampling": float("nan")}, "", "NaN"),
+        ({"vocabulary": "cosm"}, "vocabulary", "is 'cosm', which is not known here. Did you mean 'cosem'?"),
+        ({"vocabulary": "mine"}, "vocabulary", "There are: cosem, cellmap-challenge, cnnectome"),
+        ({"vocabulary": 7}, "vocabulary", "is 7, not a text"),
     ],
 )
 def test_what_no_manifest_can_be_made_from_is_refused_with_its_path(
@@ -589,6 +597,24 @@ def test_everything_that_card_and_tensors_do_not_agree_on_is_said_at_once(write:
     assert said["$.cosemzoo.iterations"] == "do not have 3000; there are: 1000, 2000"
     assert "has 3 slices along axis 0" in said["$.cosemzoo.head[0]"]
     assert said["$.cosemzoo.architecture.arguments.factors"] == "is [2, 3]; by the tensors it is [2, 3, 3]"
+
+
+@pytest.mark.parametrize(
+    ("stated", "found"),
+    [
+        ([2, [3, 3, 3], 3], [2, 3, 3]),
+        ([[2, 2, 2], [2, 2, 2], [2, 2, 2]], [2, 2, 2]),
+        ([[1, 2, 2], 2], "unknown"),
+        ("unknown", [2, 3]),
+    ],
+)
+def test_one_number_is_three_equal_ones_and_what_is_unknown_is_no_contradiction(
+    write: Write, stated: object, found: object
+) -> None:
+    arguments = {"name": "cosem-unet", "arguments": {"factors": stated}}
+    card = read_card(write(block={"architecture": arguments}))
+    network = card.manifest(SHAPES, iteration=1000, architecture={"factors": found}).architecture
+    assert network == Architecture("cosem-unet", {"factors": found if stated == "unknown" else stated})
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,18 @@ from attrs import evolve
 from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
+from cosemzoo import load_model
 from cosemzoo.checkpoints.writer import write_safetensors
-from cosemzoo.errors import CriterionNotFound, IntegrityError, InvalidOption, InvalidSafetensors, NotCached
+from cosemzoo.errors import (
+    CriterionNotFound,
+    IntegrityError,
+    InvalidOption,
+    InvalidSafetensors,
+    NotCached,
+    UnknownNetwork,
+)
 from cosemzoo.localhub import LocalHub
 from cosemzoo.manifest import MANIFEST_FILE, Architecture, Channel, HeadTensor, Manifest
 from cosemzoo.nets import CosemUNet, build_network
@@ -185,14 +194,51 @@ def test_a_sample_that_the_hub_gives_back_damaged_is_not_entered(
         zoo.resolve(ONE)
 
 
-def test_a_training_checkpoint_gets_one_too(zoo: Zoo, api: HfApi, tmp_path: Path) -> None:
-    state = CosemUNet(2, widths_down=(1, 1, 1, 1), widths_up=(1, 1, 1)).state_dict()
+CARD = """---
+cosemzoo:
+  run: run_1
+  kind: distance
+  channels: [mito, er]
+  input_voxel_size: [8, 8, 8]
+  output_voxel_size: [4, 4, 4]
+  architecture:
+    name: cosem-unet
+    arguments: {factors: [[2, 2, 2], [1, 2, 2], 2], activation_on_upsample: false}
+---
+
+# A run
+"""
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Path:
+    """Have a training's checkpoint of a network whose pooling and activations no tensor says."""
+    form: dict[str, Any] = {"factors": (2, (1, 2, 2), 2), "activation_on_upsample": False}
+    state = CosemUNet(2, widths_down=(1, 1, 1, 1), widths_up=(1, 1, 1), **form).state_dict()
     for name, values in state.items():
         values.fill_(0.1 if name.endswith("weight") else 0)
     torch.save({"model": state}, tmp_path / "checkpoint")
-    options = PushOptions(channels=MANIFEST.channels)
-    done = push(ONE, tmp_path / "checkpoint", zoo=zoo, options=options)
+    return tmp_path / "checkpoint"
+
+
+def test_a_training_checkpoint_gets_one_where_its_card_says_what_no_tensor_does(
+    zoo: Zoo, api: HfApi, tmp_path: Path, training: Path
+) -> None:
+    (tmp_path / "card.md").write_text(CARD, encoding="utf-8")
+    done = push(ONE, training, zoo=zoo, options=PushOptions(card=tmp_path / "card.md"))
     assert (done.no_golden, GOLDEN_FILE in digests(api, "1")) == (None, True)
+    network = load_model(ONE, zoo=zoo)
+    pooled = [layer.kernel_size for layer in network.modules() if isinstance(layer, nn.MaxPool3d)]
+    assert pooled == [(2, 2, 2), (1, 2, 2), (2, 2, 2)]
+    assert not [name for name, _ in network.named_modules() if name.endswith("up.2")]
+
+
+def test_no_network_is_made_up_where_nothing_says_how_it_pools(zoo: Zoo, api: HfApi, training: Path) -> None:
+    done = push(ONE, training, zoo=zoo, options=PushOptions(channels=MANIFEST.channels))
+    assert "factors, activation_on_upsample, final_upsample: unknown" in str(done.no_golden)
+    assert GOLDEN_FILE not in digests(api, "1")
+    with pytest.raises(UnknownNetwork, match="the card of the run has to"):
+        load_model(ONE, zoo=zoo)
 
 
 def test_the_best_brings_its_own_sample_or_none(zoo: Zoo, api: HfApi, tmp_path: Path, folder: Path) -> None:
@@ -327,6 +373,24 @@ def test_a_malformed_sample_is_refused(sampled: Path, change: dict[str, Any], sa
 def test_another_device_is_refused_in_words(sampled: Path, device: str) -> None:
     with pytest.raises(InvalidOption, match="where torch finds a GPU"):
         check_forward(sampled, device=device)
+
+
+@pytest.mark.parametrize("tolerance", [-1, float("nan")])
+def test_a_tolerance_that_cannot_be_is_refused(sampled: Path, tolerance: float) -> None:
+    with pytest.raises(InvalidOption, match="a number from 0 on"):
+        check_forward(sampled, tolerance=tolerance)
+
+
+def test_a_caller_s_autocast_changes_neither_the_sample_nor_the_comparison(
+    folder: Path, sampled: Path
+) -> None:
+    before = (sampled / GOLDEN_FILE).read_bytes()
+    with torch.autocast("cpu", torch.bfloat16):
+        deviation = check_forward(sampled)
+        assert make_golden(folder, folder / GOLDEN_FILE) is None
+    assert deviation is not None
+    assert deviation.largest == 0
+    assert (folder / GOLDEN_FILE).read_bytes() == before
 
 
 # --- the file that is fetched ------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ and two readers may take them differently:
 - a tensor given as an array of its three fields, a dtype given as an object, and a null ``__metadata__``.
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
@@ -68,6 +68,19 @@ class FrozenMapping(Mapping[str, _V]):
 
     def __len__(self) -> int:
         return len(self._members)
+
+    # The views that `Mapping` gives go through Python for every member.
+    def keys(self) -> KeysView[str]:
+        """Give a view of the keys."""
+        return self._members.keys()
+
+    def values(self) -> ValuesView[_V]:
+        """Give a view of the members."""
+        return self._members.values()
+
+    def items(self) -> ItemsView[str, _V]:
+        """Give a view of both."""
+        return self._members.items()
 
     def __repr__(self) -> str:
         return repr(self._members)

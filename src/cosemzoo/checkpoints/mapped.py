@@ -16,7 +16,7 @@ from attrs import frozen
 
 from cosemzoo.checkpoints.header import PREFIX_BYTES, header_length, parse_header
 from cosemzoo.checkpoints.mounts import Read, reads_in_order
-from cosemzoo.checkpoints.shards import StoredTensor, WeightsTable
+from cosemzoo.checkpoints.shards import WeightsTable
 from cosemzoo.errors import InvalidSafetensors
 
 # Names of the safetensors format, and torch's. What this torch does not have is left out.
@@ -187,8 +187,8 @@ def _check_header(opened: BufferedReader, path: Path, table: WeightsTable, file:
     start = opened.read(PREFIX_BYTES)
     start += opened.read(header_length(start, str(path)) - PREFIX_BYTES)
     header = parse_header(start, file_size=size, source=str(path))
-    expected = {name: stored for name, stored in table.tensors.items() if stored.file == file}
-    if expected != {name: StoredTensor(file, entry) for name, entry in header.tensors.items()}:
+    expected = {name: stored.entry for name, stored in table.tensors.items() if stored.file == file}
+    if header.tensors != expected:
         raise InvalidSafetensors(str(path), ["it changed on disk: its header is not the one that was read"])
     return header.data_start
 

@@ -31,9 +31,11 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
         "fuse",
     }
 )
+#: Where Linux lists what is mounted.
+MOUNTS: Final = Path("/proc/self/mountinfo")
 
 
-def reads_in_order(path: Path, read: Read, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+def reads_in_order(path: Path, read: Read, mounts: Path = MOUNTS) -> bool:
     """Tell whether a file is to be read in the order of its bytes instead of being mapped.
 
     Parameters
@@ -51,11 +53,18 @@ def reads_in_order(path: Path, read: Read, mounts: Path = Path("/proc/self/mount
     """
     if read != "auto":
         return read == "sequential"
-    kind = _file_system(path, mounts)
+    kind = file_system(path, mounts)
     return kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse.")
 
 
-def _file_system(path: Path, mounts: Path) -> str:
+def file_system(path: Path, mounts: Path = MOUNTS) -> str:
+    """Give the kind of file system that a file lies on; empty where it is not known.
+
+    Raises
+    ------
+    OSError
+        If there is no such file.
+    """
     device = path.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     try:

@@ -57,8 +57,9 @@ def verify(
     """
     with no_download_bars():
         checkpoint = zoo.resolve(reference)
-    zoo.fetch(checkpoint)
+    # First, because it finds out without the weights what cannot be computed.
     deviation = _check(zoo, checkpoint, **options) if forward else None
+    zoo.fetch(checkpoint)
     if as_json:
         print_json(_values(checkpoint, deviation))
     else:

@@ -23,6 +23,9 @@ FACTORS: Final = (2, 3, 3)
 #: Their last enlargement, from voxels of 8 nm to voxels of 4 nm.
 FINAL_UPSAMPLE: Final = 2
 
+#: Stands for an argument that nothing says, as `recognise` gives it: no network is built with a guess.
+UNKNOWN: Final = "unknown"
+
 _USUAL_PASS: Final = ((3, 3, 3), (3, 3, 3))
 # Far beyond any network of this kind, and near enough that the size of no tensor leaves 64 bits.
 _MOST_FEATURES: Final = 100_000
@@ -74,8 +77,8 @@ def read_arguments(arguments: Mapping[str, Any]) -> CosemArguments:
     Raises
     ------
     ValueError
-        If an argument is unknown, missing, of another type, out of range or at odds with another. It lists
-        all of them.
+        If an argument has another name than there are, is `UNKNOWN`, missing, of another type, out of range
+        or at odds with another. It lists all of them.
 
     Examples
     --------
@@ -95,13 +98,20 @@ class _Reader:
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self.problems: list[str] = []
-        self._arguments = arguments
+        self._unknown = {name for name, value in arguments.items() if value == UNKNOWN}
+        self._arguments = {name: arguments[name] for name in arguments if name not in self._unknown}
         known = fields_dict(CosemArguments)
         for name in arguments:
             if name not in known:
                 near = get_close_matches(str(name), known, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 self.problems.append(f"{name!r} is not known; {hint}known are: {', '.join(known)}")
+        if self._unknown:
+            names = ", ".join(name for name in arguments if name in self._unknown)
+            self.problems.append(
+                f"{names}: {UNKNOWN}, as no tensor says it; the card of the run has to, below "
+                "cosemzoo.architecture.arguments"
+            )
 
     def read(self) -> CosemArguments:
         widths_down = self._numbers("widths_down", WIDTHS_DOWN)
@@ -182,7 +192,8 @@ class _Reader:
         return self._number("channels", self._arguments["channels"])
 
     def _factors(self, levels: int) -> tuple[Voxels, ...]:
-        given = self._list("factors", self._given("factors", FACTORS), "factors, one for each pooling")
+        default = (1,) * levels if "factors" in self._unknown else FACTORS
+        given = self._list("factors", self._given("factors", default), "factors, one for each pooling")
         factors = tuple(self._voxels(f"factors[{i}]", value) for i, value in enumerate(given))
         if given and len(factors) != levels:
             self.problems.append(f"factors has {len(factors)} entries; widths_up has {levels} levels")

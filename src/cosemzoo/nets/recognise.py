@@ -12,7 +12,11 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from cosemzoo.nets.arguments import FACTORS, FINAL_UPSAMPLE, UNKNOWN, WIDTHS_DOWN, WIDTHS_UP
+
 _Kernel = tuple[int, ...]
+# A number, or three for z, y and x; or `UNKNOWN`.
+_Factor = int | list[int] | str
 _Tensor = tuple[str, tuple[int, ...]]
 _Shapes = Mapping[str, tuple[int, ...]]
 
@@ -21,7 +25,8 @@ _USUAL: Final = ((3, 3, 3), (3, 3, 3))
 _HEAD: Final = "prediction_head"
 # What an upsampling calls its convolution: after a repetition of voxels, or itself a transposed one, which is
 # alone there unless an activation follows.
-_UPSAMPLINGS: Final = {"up.1": "constant", "up.0": "transposed", "up": "transposed"}
+_ACTIVATED: Final = "up.0"
+_UPSAMPLINGS: Final = {"up.1": "constant", _ACTIVATED: "transposed", "up": "transposed"}
 
 
 def recognise(
@@ -37,8 +42,7 @@ def recognise(
     shapes : mapping of str to sequence of int
         The shape of every tensor, by its canonical name (``backbone.…``, ``prediction_head.…``).
     input_voxel_size, output_voxel_size : sequence of float, optional
-        In nm. Their ratio says by how much the final upsampling enlarges: an upsampling that repeats voxels
-        has the same tensors whatever its factor.
+        In nm. Their ratio says by how much the final upsampling enlarges, where no tensor says it.
 
     Returns
     -------
@@ -51,13 +55,27 @@ def recognise(
             Feature maps of each level before the bottom and of the bottom; after it, the finest first.
         ``upsampling``
             ``"constant"`` (voxels are repeated, then convolved) or ``"transposed"``.
+        ``factors``
+            By how much the features of each level are pooled.
+        ``activation_on_upsample``
+            Whether an activation follows each upsampling.
         ``final_upsample``
-            The factor of the upsampling after the U-Net; None for the plain form, which has none. It is left
-            out where neither shapes nor voxel sizes say it.
+            The factor of the upsampling after the U-Net; None for the plain form, which has none.
         ``final_width``
             Feature maps before the head, where they are not those of the finest level.
         ``kernel_sizes_down``, ``kernel_sizes_up``, ``kernel_sizes_final``
             Kernel sizes (z y x) of every convolution, by level, where they are not all 3 3 3 and 3 3 3.
+
+        What nothing says is `UNKNOWN`.
+
+    Notes
+    -----
+    A factor is a number, or three for z, y and x where they differ. Those of transposed convolutions are
+    their kernel sizes, and their names say whether an activation follows. Pooling, the repetition of voxels
+    and activations have no tensors. So for constant upsampling, factors and activation are those of the
+    published networks where all that the tensors do say is as in these, widths included, and else unknown.
+    The factor of the final upsampling is the ratio of the voxel sizes; without these, the same holds for it.
+    Padding, which leaves no trace either, is left out, and means ``"valid"``.
     """
     found = {name: tuple(shape) for name, shape in shapes.items()}
     try:
@@ -113,29 +131,50 @@ class _Network:
             width = self.final.width
         yield from _convolution(_HEAD, width, self.channels, _POINT)
 
-    def arguments(self, ratio: int | None) -> dict[str, Any]:
-        upsampling = _UPSAMPLINGS[self.way]
+    def arguments(self, ratio: _Factor | None) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             "input_channels": self.input_channels,
             "channels": self.channels,
             "widths_down": [convolutions.width for convolutions in self.down],
             "widths_up": [convolutions.width for convolutions in self.up],
-            "upsampling": upsampling,
+            "upsampling": _UPSAMPLINGS[self.way],
+            **self._hidden(ratio),
         }
         passes = {"kernel_sizes_down": self.down, "kernel_sizes_up": self.up}
-        if self.final is None or self.final_factor is None:
+        if self.final is None:
             arguments["final_upsample"] = None
         else:
             passes["kernel_sizes_final"] = (self.final,)
-            factor = ratio if upsampling == "constant" else _equal(self.final_factor)
-            if factor is not None:
-                arguments["final_upsample"] = factor
             if self.final.width != self.up[0].width:
                 arguments["final_width"] = self.final.width
         for name, those in passes.items():
             if any(convolutions.kernels != _USUAL for convolutions in those):
                 arguments[name] = [[list(kernel) for kernel in each.kernels] for each in those]
         return arguments
+
+    def _hidden(self, ratio: _Factor | None) -> dict[str, Any]:
+        """Give what transposed convolutions say, and no tensor of the constant form."""
+        if _UPSAMPLINGS[self.way] == "transposed":
+            return {
+                "factors": [_factor(kernel) for kernel in self.factors],
+                "activation_on_upsample": self.way == _ACTIVATED,
+                "final_upsample": None if self.final_factor is None else _factor(self.final_factor),
+            }
+        published = self._is_as_published()
+        return {
+            "factors": list(FACTORS) if published else UNKNOWN,
+            "activation_on_upsample": True if published else UNKNOWN,
+            "final_upsample": ratio or (FINAL_UPSAMPLE if published else UNKNOWN),
+        }
+
+    def _is_as_published(self) -> bool:
+        down, up = tuple(one.width for one in self.down), tuple(one.width for one in self.up)
+        final = (self.final,) if self.final else ()
+        return (
+            (self.input_channels, down, up) == (1, WIDTHS_DOWN, WIDTHS_UP)
+            and all(one.kernels == _USUAL for one in (*self.down, *self.up, *final))
+            and all(one.width == WIDTHS_UP[0] for one in final)
+        )
 
     def _upsampling(self, name: str, width_in: int, width: int, factor: _Kernel) -> Iterator[_Tensor]:
         name = f"{name}.{self.way}"
@@ -192,15 +231,17 @@ def _convolution(name: str, width_in: int, width: int, kernel: _Kernel) -> Itera
     yield f"{name}.bias", (width,)
 
 
-def _ratio(input_voxel_size: Sequence[float] | None, output_voxel_size: Sequence[float] | None) -> int | None:
-    """Give how many output voxels lie along an input voxel, where that is one whole number for all axes."""
+def _ratio(
+    input_voxel_size: Sequence[float] | None, output_voxel_size: Sequence[float] | None
+) -> _Factor | None:
+    """Give how many output voxels lie along an input voxel: `UNKNOWN` where those are no whole numbers."""
     if input_voxel_size is None or output_voxel_size is None:
         return None
     ratios = [large / small for large, small in zip(input_voxel_size, output_voxel_size, strict=True)]
     whole = [round(ratio) for ratio in ratios]
-    same = all(map(math.isclose, ratios, whole))
-    return _equal(whole) if same and min(whole) > 0 else None
+    return _factor(whole) if all(map(math.isclose, ratios, whole)) and min(whole) > 0 else UNKNOWN
 
 
-def _equal(numbers: Sequence[int]) -> int | None:
-    return numbers[0] if len(set(numbers)) == 1 else None
+def _factor(numbers: Sequence[int]) -> _Factor:
+    """Give a factor along z, y and x as one number, where it is the same along all of them."""
+    return numbers[0] if len(set(numbers)) == 1 else list(numbers)

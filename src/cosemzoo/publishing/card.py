@@ -15,6 +15,7 @@ from cosemzoo.document import Problem
 from cosemzoo.errors import InvalidCard, InvalidManifest
 from cosemzoo.loading.layouts import AS_IS, HEAD_PREFIX, detect_layout
 from cosemzoo.manifest import Architecture, HeadTensor, Lineage, Manifest, check_manifest
+from cosemzoo.nets.arguments import UNKNOWN
 from cosemzoo.publishing.card_block import BLOCK, RunDescription, read_description
 from cosemzoo.publishing.card_front import LIBRARY, missing_from, read_front_matter
 from cosemzoo.publishing.card_text import (
@@ -108,6 +109,7 @@ class RunCard:
             iteration=iteration,
             channels=run.channels,
             head=head,
+            vocabulary=run.vocabulary,
             input_voxel_size=run.input_voxel_size,
             output_voxel_size=run.output_voxel_size,
             input_range=run.input_range,
@@ -257,12 +259,22 @@ def _merged(
     # As JSON has them: tuples are lists there.
     tensors = json.loads(json.dumps(dict(found)))
     path = f"$.{BLOCK}.architecture.arguments"
+    said = {name: value for name, value in network.arguments.items() if value != UNKNOWN}
     problems = [
         (f"{path}.{name}", f"is {show(value)}; by the tensors it is {show(tensors[name])}")
-        for name, value in network.arguments.items()
-        if name in tensors and tensors[name] != value
+        for name, value in said.items()
+        if tensors.get(name, UNKNOWN) != UNKNOWN and _as_short(tensors[name]) != _as_short(value)
     ]
-    return Architecture(network.name, {**tensors, **network.arguments}), problems
+    return Architecture(network.name, {**tensors, **said}), problems
+
+
+def _as_short(value: Any) -> Any:
+    """Write three equal numbers, for z, y and x, as the one that may be given for them."""
+    if not isinstance(value, list):
+        return value
+    short = [_as_short(one) for one in value]
+    alike = len(short) == 3 and short[0] == short[1] == short[2]
+    return short[0] if alike and isinstance(short[0], int) else short
 
 
 def _size_problem(run: RunDescription, network: Architecture | None) -> list[Problem]:

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from cosemzoo.document import FORMAT_VERSION, Interval, Problem, VoxelSize
 from cosemzoo.errors import InvalidManifest, InvalidReference, did_you_mean
+from cosemzoo.loading.vocabularies import vocabularies
 from cosemzoo.manifest import Architecture, Channel, HeadTensor, Manifest, Target, read_manifest
 from cosemzoo.reference import parse_reference
 from cosemzoo.strict_json import show
@@ -35,6 +36,8 @@ class RunDescription:
         In the order of the head's rows.
     head : tuple of HeadTensor
         The head's tensors; empty where they have their usual names.
+    vocabulary : str or None
+        What the labels mean, one of `cosemzoo.loading.vocabularies.vocabularies`.
     input_voxel_size, output_voxel_size : (float, float, float) or None
         In nm, z y x.
     input_range : (float, float) or None
@@ -48,6 +51,7 @@ class RunDescription:
     iterations: tuple[int, ...] = ()
     channels: tuple[Channel, ...]
     head: tuple[HeadTensor, ...] = ()
+    vocabulary: str | None = None
     input_voxel_size: VoxelSize | None = None
     output_voxel_size: VoxelSize | None = None
     input_range: Interval | None = None
@@ -96,7 +100,7 @@ def read_description(block: object, source: str) -> tuple[RunDescription | None,
     problems = [*_not_json(block, _PATH)]
     if problems:
         return None, problems
-    problems += [*_unknown_names(block), *_run_problems(block)]
+    problems += [*_unknown_names(block), *_run_problems(block), *_vocabulary_problems(block)]
     iterations, wrong = _read_iterations(block.get("iterations", []))
     problems += wrong
     channels, wrong = _read_channels(block)
@@ -152,6 +156,13 @@ def _run_problems(block: Mapping[str, Any]) -> Iterator[Problem]:
         return
     if reference.namespace or reference.criterion or reference.place != "hub":
         yield f"{_PATH}.run", f"is {run!r}: give the run's name alone"
+
+
+def _vocabulary_problems(block: Mapping[str, Any]) -> Iterator[Problem]:
+    name = block.get("vocabulary")
+    if isinstance(name, str) and name not in vocabularies():
+        hint = did_you_mean(name, vocabularies()) or f" There are: {', '.join(vocabularies())}."
+        yield f"{_PATH}.vocabulary", f"is {name!r}, which is not known here.{hint}"
 
 
 def _read_iterations(value: object) -> tuple[tuple[int, ...], list[Problem]]:

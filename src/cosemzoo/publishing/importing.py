@@ -48,7 +48,8 @@ _PUBLISHED_NETWORK: Final = {
     "upsampling": "constant",
 }
 _FROM_FILE: Final = "give the file with --from-file or --from-dir"
-_OF_THE_RUN: Final = {"channels", "final_upsample"}
+# What the card of the run says, and is compared with.
+_OF_THE_RUN: Final = {"channels", "final_upsample", "factors", "activation_on_upsample"}
 # Hidden, so that it is no criterion of the run.
 _STAGING: Final = ".importing"
 
