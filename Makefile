@@ -6,7 +6,7 @@ BIN := .venv/bin
 # `test-full` and `bench` ask what others publish; these come without their own dependencies, which
 # would bring another torch.
 PEERS := cellmap-models==0.2.4 dacapo-ml==0.3.5
-PEERS_NEED := lazy-loader ml-collections 'pydantic>=2,<3' tqdm
+PEERS_NEED := lazy-loader ml-collections 'pydantic>=2,<2.14' tqdm funlib.geometry 'universal-pathlib<0.3'
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -73,4 +73,5 @@ clean: ## remove the environments and everything generated
 	$(call install,.venv-full,constraints.txt)
 	@.venv-full/bin/python -m pip install --quiet --constraint constraints.txt $(PEERS_NEED)
 	@.venv-full/bin/python -m pip install --quiet --no-deps $(PEERS)
+	@.venv-full/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bioimageio]'
 	@touch $@

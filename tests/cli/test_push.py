@@ -21,14 +21,9 @@ Invoke = Callable[..., Result]
 
 
 @pytest.fixture
-def invoke(hub: LocalHub, tmp_path: Path) -> Invoke:
-    """Run the command with a Hub of the test's own."""
-
-    def run(*arguments: object) -> Result:
-        options = ["--endpoint", hub.endpoint, "--cache-dir", str(tmp_path / "cache")]
-        return CliRunner().invoke(main, [*map(str, arguments), *options])
-
-    return run
+def served(hub: LocalHub) -> LocalHub:
+    """Let the command change the Hub: it is the test's own."""
+    return hub
 
 
 @pytest.fixture

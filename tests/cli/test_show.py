@@ -56,6 +56,7 @@ def test_a_person_sees_what_the_checkpoint_is(invoke: Invoke, published: LocalHu
         "                widths_down = [1, 2, 3, 4]",
         "layout          cellmap-models",
         "head            prediction_head.weight, prediction_head.bias",
+        "vocabulary      not stated",
         "lineage         not stated",
     ]:
         assert line in text.splitlines()
@@ -109,6 +110,12 @@ def test_a_commit_is_shown_offline_where_no_index_is_cached(invoke: Invoke) -> N
     result = invoke("show", f"my-lab/run_1@{fetched['commit']}", "--offline", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["index"] is None
+
+
+def test_whose_labels_they_are_is_said(invoke: Invoke, copied: Path) -> None:
+    rewrite_manifest(copied, vocabulary="cosem")
+    assert "vocabulary      cosem" in invoke("show", str(copied)).stdout.splitlines()
+    assert json.loads(invoke("show", str(copied), "--json").stdout)["manifest"]["vocabulary"] == "cosem"
 
 
 def test_the_file_that_was_converted_is_said(invoke: Invoke, copied: Path) -> None:

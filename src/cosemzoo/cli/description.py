@@ -80,6 +80,7 @@ def manifest_pairs(manifest: "Manifest", chain: "Sequence[LineageStep]") -> Iter
         yield "", f"{name} = {json.dumps(value, ensure_ascii=False)}"
     yield "layout", manifest.layout or _NOT_STATED
     yield "head", ", ".join(tensor.name for tensor in manifest.head)
+    yield "vocabulary", manifest.vocabulary or _NOT_STATED
     yield from _lineage_pairs(chain)
     yield "written by", f"cosemzoo {manifest.tool_version}" if manifest.tool_version else _NOT_STATED
 

@@ -9,6 +9,7 @@ from cosemzoo._version import __version__
 from cosemzoo.cli.card import card
 from cosemzoo.cli.convert import convert
 from cosemzoo.cli.demo import demo
+from cosemzoo.cli.export import export
 from cosemzoo.cli.fetch import fetch
 from cosemzoo.cli.hub import hub
 from cosemzoo.cli.import_command import import_command
@@ -83,5 +84,5 @@ def main() -> None:
     """Start volume-electron-microscopy networks from pretrained runs, by name."""
 
 
-for _command in (fetch, verify, show, import_command, convert, card, push, yank, demo, hub):
+for _command in (fetch, verify, show, import_command, convert, export, card, push, yank, demo, hub):
     main.add_command(_command)

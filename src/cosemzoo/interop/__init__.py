@@ -1,0 +1,1 @@
+"""Other programs of the field: their configurations, stores and packages, both ways."""
