@@ -24,6 +24,8 @@ WITH_TORCH = {
     "assign",
     "cosem",
     "build",
+    "derived",
+    "folding",
 }
 TORCH_FREE_ROOMS = {
     "errors",

@@ -57,6 +57,11 @@ ARGUMENTS: dict[str, Any] = {
     "wanted": ["os.system"],
     "folder": Path("/runs/setup04/1"),
     "counts": [("a", 1, 2)],
+    "what": "DaCapo's start",
+    "package": "dacapo",
+    "extra": "dacapo",
+    "prefix": "backbone.",
+    "candidates": ["left.", "right."],
     "taken": {"best": ("1", "a" * 40)},
 }
 #: Problems are texts, or pairs of a place and a text.
@@ -66,6 +71,7 @@ PAIRS = (
     "InvalidIndex",
     "InvalidCard",
     "InvalidLineage",
+    "InvalidMetadata",
     "UnsupportedModel",
     "MetaTensorsLeft",
 )

@@ -116,6 +116,12 @@ def test_the_same_manifest_is_always_the_same_text() -> None:
     assert list(json.loads(text))[:3] == ["format_version", "run", "iteration"]
 
 
+def test_what_its_labels_mean_can_be_said() -> None:
+    assert read_manifest(document(vocabulary="cosem"), "config.json").vocabulary == "cosem"
+    assert read_manifest(document(vocabulary="of a later release"), "config.json").vocabulary is not None
+    assert problems(document(vocabulary=7)) == {"$.vocabulary": "is 7, not a text"}
+
+
 def test_several_kinds_per_label_can_be_said() -> None:
     channels = tuple(Channel(label, kind) for kind in ("one-hot", "distance") for label in ("mito", "er"))
     manifest = Manifest(run="r", channels=channels, head=(HeadTensor("head.weight"),))

@@ -128,6 +128,7 @@ def test_a_card_describes_the_run_that_was_published(run: str) -> None:
     described, published = card_of(run).description, RUNS[run]
     assert described.run == run
     assert described.labels == tuple(published.head.split())
+    assert described.vocabulary == "cosem"
     assert {channel.kind for channel in described.channels} == {"distance"}
     assert described.iterations == published.iterations
     assert described.input_voxel_size == (published.input_voxel,) * 3

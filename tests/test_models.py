@@ -1,6 +1,6 @@
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ from torch import nn
 
 import cosemzoo
 from cosemzoo import models
+from cosemzoo.checkpoints.writer import write_safetensors
 from cosemzoo.errors import (
+    AliasConflict,
     CosemZooError,
     IntegrityError,
     InvalidHead,
@@ -144,6 +146,72 @@ def test_a_state_dict_has_every_name_and_never_reaches_the_file(
         value.zero_()
     assert (folder / "model.safetensors").read_bytes() == before
     assert Net().load_state_dict(state).missing_keys == []
+
+
+@pytest.mark.parametrize(
+    ("layout", "backbone", "head"),
+    [
+        ("cellmap-models", ["backbone."], ["prediction_head."]),
+        ("cellmap-models before 2024-03", ["unet."], ["prediction_head."]),
+        ("dacapo 0.3", ["architecture.unet.", "chain.0.unet."], ["prediction_head.", "chain.1."]),
+        ("dacapo main", ["chain.0."], ["prediction_head.", "chain.1."]),
+    ],
+)
+def test_a_state_dict_has_the_names_of_another_code_base_and_several_names_share_memory(
+    layout: str, backbone: list[str], head: list[str], write_checkpoint: WriteCheckpoint, offline: Zoo
+) -> None:
+    folder = write_checkpoint()
+    own, state = state_dict(folder, zoo=offline), state_dict(folder, layout=layout, zoo=offline)
+    groups = {
+        name: [prefix + name.partition(".")[2] for prefix in (backbone if name[0] == "b" else head)]
+        for name in own
+    }
+    assert set(state) == {other for others in groups.values() for other in others}
+    for name, others in groups.items():
+        assert all(torch.equal(state[other], own[name]) for other in others)
+        assert len({state[other].data_ptr() for other in others}) == 1
+    assert set(
+        state_dict(_written(folder.parent / "other", state), layout="cellmap-models", zoo=offline)
+    ) == {*own}
+
+
+def _written(folder: Path, state: Mapping[str, torch.Tensor]) -> Path:
+    folder.mkdir()
+    write_safetensors(folder / "model.safetensors", state)
+    return folder
+
+
+def test_a_wrapper_has_no_place_in_the_names_of_another_code_base(tmp_path: Path, offline: Zoo) -> None:
+    names = ("net.backbone.weight", "net.prediction_head.bias")
+    folder = _written(tmp_path / "wrapped", {name: torch.rand(2) for name in names})
+    assert set(state_dict(folder, layout="dacapo main", zoo=offline)) == {
+        "chain.0.weight",
+        "prediction_head.bias",
+        "chain.1.bias",
+    }
+
+
+def test_a_layout_that_there_is_not_or_a_checkpoint_of_none_is_refused_before_the_weights_are_fetched(
+    write_checkpoint: WriteCheckpoint, tmp_path: Path, offline: Zoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_checkpoint()
+    unknown = _written(tmp_path / "unknown", {"stem.weight": torch.rand(2)})
+    monkeypatch.setattr(Zoo, "fetch", lambda *_: pytest.fail("the weights were fetched"))
+    with pytest.raises(InvalidOption, match=r"'cellmap-models before 2024-03', 'dacapo 0\.3', 'dacapo main'"):
+        state_dict(folder, layout="dacapo", zoo=offline)
+    with pytest.raises(InvalidOption, match=r"stem\.weight.* are of no known layout"):
+        state_dict(unknown, layout="dacapo main", zoo=offline)
+
+
+def test_names_that_become_one_and_hold_different_values_are_refused(tmp_path: Path, offline: Zoo) -> None:
+    state = {"chain.0.weight": torch.rand(2), "prediction_head.bias": torch.ones(2)}
+    same = _written(tmp_path / "same", state | {"chain.1.bias": torch.ones(2)})
+    assert len(state_dict(same, layout="cellmap-models", zoo=offline)) == 2
+    for number, other in enumerate((torch.zeros(2), torch.ones(3))):
+        folder = _written(tmp_path / str(number), state | {"chain.1.bias": other})
+        assert len(state_dict(folder, zoo=offline)) == 3
+        with pytest.raises(AliasConflict):
+            state_dict(folder, layout="cellmap-models", zoo=offline)
 
 
 def test_a_store_is_all_that_is_needed(write_folder: WriteCheckpoint, tmp_path: Path) -> None:

@@ -21,11 +21,16 @@ def requirements(lines: Iterable[str]) -> Iterator[Requirement]:
             yield Requirement(text)
 
 
+#: Other programs that cosemzoo works with: their tests are in `make test-full`, with one version of each.
+PEERS = ("bioimageio", "dacapo")
+
+
 def declared() -> dict[str, Requirement]:
     project = pyproject()["project"]
+    extras = project["optional-dependencies"].items()
     lines = [
         *project["dependencies"],
-        *(line for extra in project["optional-dependencies"].values() for line in extra),
+        *(line for name, extra in extras if name not in PEERS for line in extra),
     ]
     return {requirement.name: requirement for requirement in requirements(lines)}
 

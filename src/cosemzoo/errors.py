@@ -96,6 +96,21 @@ class NamespaceMissing(CosemZooError, LookupError):
         )
 
 
+class ExportRefused(CosemZooError, ValueError):
+    """An export to another program's format that it, or the place for it, does not allow.
+
+    Attributes
+    ----------
+    reference : str
+    folder : Path
+    problems : tuple of str
+    """
+
+    def __init__(self, reference: str, folder: Path, problems: Sequence[str]) -> None:
+        self.reference, self.folder, self.problems = reference, folder, tuple(problems)
+        super().__init__(f"{reference} was not exported to {folder}; nothing was written:{listing(problems)}")
+
+
 # --- where it should come from -----------------------------------------------------------------------------
 
 
@@ -596,6 +611,13 @@ class InvalidCard(InvalidDocument):
     step = "Correct it, then run: cosemzoo card check"
 
 
+class InvalidMetadata(InvalidDocument):
+    """A `metadata.json` of cellmap-models that no manifest can be made of."""
+
+    what = "metadata.json of a network"
+    step = "Correct it, or ask whoever exported the network."
+
+
 class InvalidLineage(InvalidDocument):
     """A load report that does not say what a run was fine-tuned from, or says another base."""
 
@@ -653,6 +675,52 @@ class InvalidOption(CosemZooError, ValueError):
     def __init__(self, option: str, value: object, allowed: str) -> None:
         self.option, self.value = option, value
         super().__init__(f"{option} is {value!r}; it is {allowed}. Nothing was changed.")
+
+
+class InvalidInput(CosemZooError, ValueError):
+    """What the model will be given does not fit the checkpoint's first layer, and cannot be made to.
+
+    Attributes
+    ----------
+    problems : tuple of str
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(f"the input does not fit; nothing was changed:{listing(self.problems)}")
+
+
+class InvalidRename(CosemZooError, ValueError):
+    """Rules for names (`rename`) that cannot be applied to this checkpoint and model.
+
+    Attributes
+    ----------
+    problems : tuple of str
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(f"rename does not fit; nothing was changed:{listing(self.problems)}")
+
+
+class AmbiguousNames(CosemZooError, LookupError):
+    """The checkpoint's names are none of the model's, and fit several parts of it.
+
+    Attributes
+    ----------
+    prefix : str
+        What the checkpoint's names start with.
+    candidates : tuple of str
+        What they could start with in the model: all names and shapes under it agree.
+    """
+
+    def __init__(self, prefix: str, candidates: Sequence[str]) -> None:
+        self.prefix, self.candidates = prefix, tuple(candidates)
+        super().__init__(
+            f"the checkpoint's tensors under {prefix!r} fit several parts of the model in all names and "
+            f"shapes; nothing was changed:{listing(repr(one) for one in self.candidates)}\n"
+            f"Say which: rename={{{prefix!r}: {self.candidates[0]!r}}}."
+        )
 
 
 class StrictLoadFailed(CosemZooError):
@@ -740,9 +808,26 @@ class UnknownNetwork(CosemZooError, LookupError):
 
     def __init__(self, reference: str, problem: str) -> None:
         self.reference, self.problem = reference, problem
+        end = "\n" if "\n" in problem else ". "
         super().__init__(
-            f"{reference}: its network cannot be built here: {problem}. "
+            f"{reference}: its network cannot be built here: {problem}{end}"
             "Build it yourself, and load the checkpoint into it: load_into(model, reference)."
+        )
+
+
+class ExtraMissing(CosemZooError, ImportError):
+    """Something needs a package that comes with an extra of cosemzoo, and is not installed.
+
+    Attributes
+    ----------
+    package : str
+    extra : str
+    """
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        self.package, self.extra = package, extra
+        super().__init__(
+            f'{what} needs {package}, which is not installed. Install it: pip install "cosemzoo[{extra}]"'
         )
 
 
@@ -766,6 +851,10 @@ class UnsafeConversion(CosemZooError, OverflowError):
             f"{listing(self.tensors)}\n"
             "Use a wider dtype, such as float32 or bfloat16."
         )
+
+
+class InputDiffers(CosemZooWarning):
+    """The model will be given other data than the checkpoint was trained with."""
 
 
 class PartialLoad(CosemZooWarning):

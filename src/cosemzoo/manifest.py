@@ -185,10 +185,14 @@ class Manifest:
         One per output row, in the order of the rows.
     head : tuple of HeadTensor
         The tensors whose slices are channels.
+    vocabulary : str or None
+        What the labels mean, one of `cosemzoo.loading.vocabularies.vocabularies`; None: they are names alone.
     input_voxel_size, output_voxel_size : (float, float, float) or None
         In nm, z y x.
     input_range : (float, float) or None
         The smallest and the largest value of scaled raw data.
+    input_channels : tuple of str or None
+        What each of its input channels is, such as ``raw``.
     input_sampling : str or None
         How raw data of the input voxel size was made.
     target : Target or None
@@ -207,9 +211,11 @@ class Manifest:
     iteration: int | None = None
     channels: tuple[Channel, ...]
     head: tuple[HeadTensor, ...]
+    vocabulary: str | None = None
     input_voxel_size: VoxelSize | None = None
     output_voxel_size: VoxelSize | None = None
     input_range: Interval | None = None
+    input_channels: tuple[str, ...] | None = None
     input_sampling: str | None = None
     target: Target | None = None
     architecture: Architecture | None = None

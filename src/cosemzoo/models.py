@@ -12,14 +12,20 @@ from torch import Tensor, nn
 
 from cosemzoo.checkpoints.mapped import MappedWeights, state_dict_of
 from cosemzoo.checkpoints.mounts import READS, Read
-from cosemzoo.errors import InvalidOption, PartialLoad
-from cosemzoo.loading.apply import apply_plan
+from cosemzoo.errors import InputDiffers, InvalidOption, PartialLoad
+from cosemzoo.loading.apply import apply_plan, check_equal
+from cosemzoo.loading.folding import why_not_exact
 from cosemzoo.loading.heads import HeadNames
+from cosemzoo.loading.inputs import Inputs
+from cosemzoo.loading.label_map import LabelMap
 from cosemzoo.loading.labels import NewHead
+from cosemzoo.loading.mixing import InChannels
 from cosemzoo.loading.model_tensors import ModelTensor, read_model
 from cosemzoo.loading.plan import LoadPlan, Strict
 from cosemzoo.loading.planner import make_plan
+from cosemzoo.loading.prefixes import Rename
 from cosemzoo.loading.report import LoadReport
+from cosemzoo.loading.translation import names_in
 from cosemzoo.reference import Reference
 from cosemzoo.zoo import Checkpoint, Zoo
 
@@ -32,7 +38,14 @@ ReferenceLike: TypeAlias = "str | os.PathLike[str] | Reference | Checkpoint"
 class PlanOptions(TypedDict, total=False):
     """How a load is planned, besides `new_head`; `plan_load` describes each."""
 
+    label_map: LabelMap
+    vocabulary: str | None
     head: HeadNames
+    rename: Rename
+    in_channels: InChannels
+    input_channels: Sequence[str] | None
+    input_range: tuple[float, float] | None
+    voxel_size: "tuple[float, float, float] | float | None"
     strict: Strict
     min_coverage: float
 
@@ -105,8 +118,19 @@ def fetch(reference: ReferenceLike, *, zoo: WeightsStore | None = None) -> Mappi
     return zoo.fetch(resolve(reference, zoo=zoo))
 
 
-def state_dict(reference: ReferenceLike, *, zoo: WeightsStore | None = None) -> dict[str, Tensor]:
+def state_dict(
+    reference: ReferenceLike, *, layout: str | None = None, zoo: WeightsStore | None = None
+) -> dict[str, Tensor]:
     """Give a checkpoint's tensors by name, aliases included, without a model.
+
+    Parameters
+    ----------
+    reference : str, os.PathLike, Reference or Checkpoint
+    layout : str, optional
+        Whose names to give them: "cellmap-models", "cellmap-models before 2024-03", "dacapo 0.3" or
+        "dacapo main". Where a code base has several names for a tensor, each is in the result, and all of
+        them are one tensor. By default, the names in the file.
+    zoo : WeightsStore, optional
 
     Returns
     -------
@@ -116,12 +140,29 @@ def state_dict(reference: ReferenceLike, *, zoo: WeightsStore | None = None) -> 
 
     Raises
     ------
+    InvalidOption
+        If there is no such layout, or the checkpoint's names are of none.
+    AliasConflict
+        If names that become one hold different values in the file.
     CosemZooError
         As `fetch`.
+
+    Examples
+    --------
+    >>> model.load_state_dict(state_dict("setup04", layout="dacapo main"))  # doctest: +SKIP
     """
     zoo = _or_default(zoo)
     checkpoint = resolve(reference, zoo=zoo)
-    return state_dict_of(checkpoint.weights, MappedWeights(checkpoint.weights, zoo.fetch(checkpoint)))
+    table, called = checkpoint.weights, str(checkpoint.reference)
+    # Before the weights are fetched: what is asked may be impossible.
+    names = None if layout is None else names_in(layout, table, called)
+    weights = MappedWeights(table, zoo.fetch(checkpoint))
+    if names is None:
+        return state_dict_of(table, weights)
+    groups = dict.fromkeys(names.values())
+    check_equal([(first, other) for first, *others in groups for other in others], weights, called)
+    tensors = {stored: weights.tensor(stored[0]) for stored in groups}
+    return {name: tensors[stored] for name, stored in names.items()}
 
 
 def plan_load(
@@ -129,7 +170,14 @@ def plan_load(
     reference: ReferenceLike,
     *,
     new_head: NewHead = None,
+    label_map: LabelMap = None,
+    vocabulary: str | None = None,
     head: HeadNames = None,
+    rename: Rename = None,
+    in_channels: InChannels = "error",
+    input_channels: Sequence[str] | None = None,
+    input_range: tuple[float, float] | None = None,
+    voxel_size: tuple[float, float, float] | float | None = None,
     strict: Strict = "auto",
     min_coverage: float = 0.5,
     zoo: WeightsStore | None = None,
@@ -147,8 +195,29 @@ def plan_load(
         channels each takes (None: keep the model's own values). None: they are unknown; equal row counts are
         copied by position and reported as assumed, unequal ones are kept. A model with several heads gives
         the channels of all of them, in the order of its state dict.
+    label_map : mapping new → old, optional
+        Which of the checkpoint's channels some of the rows take, whatever both are called (None: keep the
+        model's own values): labels, or (label, kind). A label alone is the channel of the row's own kind.
+    vocabulary : str, optional
+        What the labels of `new_head` mean, such as "cellmap-challenge": rows then go by class where the
+        checkpoint's labels are known, too, and by name only where not. See `cosemzoo.loading.vocabularies`.
     head : str, sequence of str, or mapping, optional
         The module that is the model's head, where its name is not the checkpoint's.
+    rename : mapping of str to str, optional
+        What the checkpoint's names start with → what the model's names of the same tensors start with:
+        ``{"backbone.": "encoder."}``. Known naming schemes and wrappers are found without it.
+    in_channels : {"error", "repeat", "mean", "first", "keep"}
+        What becomes of the first layer where the model has another number of input channels. "repeat": the
+        checkpoint's in turn; "mean": their mean; "first": the first ones, further ones start at zero; all
+        scaled so that the same data in every channel gives the same activation. "keep": the model's own.
+    input_channels : sequence of str, optional
+        What each of the model's input channels is; where the checkpoint says it, too, they go by name.
+    input_range : (float, float), optional
+        The smallest and largest value that the model will be given, such as ``(0, 1)``. Where the checkpoint
+        expects others, its first layer is changed so that it computes the same (w' = 2w, b' = b - Σw for
+        [0, 1] instead of [-1, 1]).
+    voxel_size : (float, float, float) or float, optional
+        Of what the model will be given, in nm, z y x; a difference is warned of.
     strict : {"auto", "require", "never"}
         "auto": strictly where names, shapes and channels agree, else what fits. "require": strictly or not
         at all. "never": a partial load is expected.
@@ -159,14 +228,31 @@ def plan_load(
     Raises
     ------
     InvalidHead
-        If `new_head` or `head` do not fit.
+        If `new_head`, `label_map` or `head` do not fit.
+    InvalidInput
+        If the first layer cannot be given the input that the caller says, or not exactly.
+    InvalidRename, AmbiguousNames
+        If names cannot be paired as `rename` says, or could be in several ways.
+    InvalidOption
+        If an option is none of the values allowed.
     AliasConflict, UnsupportedModel
         If the file or the model cannot be planned for.
     CosemZooError
         As `resolve`.
     """
     held = read_model(model)
-    options = PlanOptions(head=head, strict=strict, min_coverage=min_coverage)
+    options = PlanOptions(
+        label_map=label_map,
+        vocabulary=vocabulary,
+        head=head,
+        rename=rename,
+        in_channels=in_channels,
+        input_channels=input_channels,
+        input_range=input_range,
+        voxel_size=voxel_size,
+        strict=strict,
+        min_coverage=min_coverage,
+    )
     return _plan(held, resolve(reference, zoo=zoo), new_head, options)
 
 
@@ -175,7 +261,14 @@ def load_into(
     reference: ReferenceLike,
     *,
     new_head: NewHead = None,
+    label_map: LabelMap = None,
+    vocabulary: str | None = None,
     head: HeadNames = None,
+    rename: Rename = None,
+    in_channels: InChannels = "error",
+    input_channels: Sequence[str] | None = None,
+    input_range: tuple[float, float] | None = None,
+    voxel_size: tuple[float, float, float] | float | None = None,
     strict: Strict = "auto",
     min_coverage: float = 0.5,
     read: Read = "auto",
@@ -188,7 +281,9 @@ def load_into(
     model : torch.nn.Module
         Keeps its devices, dtypes, strides and `requires_grad`; tensors on `meta` are given memory on the
         CPU. What is not filled keeps the model's own values.
-    reference, new_head, head, strict, min_coverage, zoo
+    reference, new_head, label_map, vocabulary, head, rename, strict, min_coverage, zoo
+        As for `plan_load`.
+    in_channels, input_channels, input_range, voxel_size
         As for `plan_load`.
     read : {"auto", "mmap", "sequential"}
         How the files are read. "mmap": through a mapping, the fastest where the file is in memory or on a
@@ -204,13 +299,17 @@ def load_into(
     -----
     PartialLoad
         If not everything agrees. Turned into an error, it leaves the model as it was.
+    InputDiffers
+        If the model will be given other data than the checkpoint was trained with.
 
     Raises
     ------
-    StrictLoadFailed, CoverageTooLow, InvalidHead, AliasConflict, UnsafeConversion, UnsupportedModel
+    StrictLoadFailed, CoverageTooLow, InvalidHead, InvalidInput, InvalidRename, AmbiguousNames
+        If checkpoint and model do not fit together, or not as the caller says.
+    AliasConflict, UnsafeConversion, UnsupportedModel
         If checkpoint and model do not fit together.
     InvalidOption
-        If `strict`, `min_coverage` or `read` is none of the values allowed.
+        If `vocabulary`, `strict`, `min_coverage` or `read` is none of the values allowed.
     CosemZooError
         As `fetch`.
 
@@ -220,7 +319,19 @@ def load_into(
     longer be read a moment later, when the model is already being filled, ends the process (SIGBUS): a model
     that is half filled is never given back.
     """
-    options = LoadOptions(head=head, strict=strict, min_coverage=min_coverage, read=read)
+    options = LoadOptions(
+        label_map=label_map,
+        vocabulary=vocabulary,
+        head=head,
+        rename=rename,
+        in_channels=in_channels,
+        input_channels=input_channels,
+        input_range=input_range,
+        voxel_size=voxel_size,
+        strict=strict,
+        min_coverage=min_coverage,
+        read=read,
+    )
     return load_checkpoint(model, reference, new_head, options, _or_default(zoo))
 
 
@@ -241,6 +352,8 @@ def load_checkpoint(
     paths = zoo.fetch(checkpoint)
     fetched = time.perf_counter()
     weights = MappedWeights(checkpoint.weights, paths, read)
+    for difference in plan.input_differences:
+        warnings.warn(f"{plan.reference}: {difference}", InputDiffers, stacklevel=3)
     if plan.differences:
         # Before the commit: where warnings are errors, it must leave the model as it was.
         warnings.warn(_what_is_partial(plan), PartialLoad, stacklevel=3)
@@ -264,6 +377,14 @@ def _or_default(zoo: WeightsStore | None) -> WeightsStore:
 def _plan(
     held: Sequence[ModelTensor], checkpoint: Checkpoint, new_head: NewHead, options: PlanOptions
 ) -> LoadPlan:
+    input_range = options.get("input_range")
+    inputs = Inputs(
+        in_channels=options.get("in_channels", "error"),
+        input_channels=options.get("input_channels"),
+        input_range=input_range,
+        voxel_size=options.get("voxel_size"),
+        why_not_exact={} if input_range is None else why_not_exact(held),
+    )
     return make_plan(
         [one.target for one in held if one.names],
         checkpoint.weights,
@@ -271,7 +392,13 @@ def _plan(
         reference=str(checkpoint.reference),
         commit=checkpoint.identity,
         new_head=new_head,
-        **options,
+        label_map=options.get("label_map"),
+        vocabulary=options.get("vocabulary"),
+        head=options.get("head"),
+        rename=options.get("rename"),
+        inputs=inputs,
+        strict=options.get("strict", "auto"),
+        min_coverage=options.get("min_coverage", 0.5),
     )
 
 
@@ -282,6 +409,8 @@ def _what_is_partial(plan: LoadPlan) -> str:
     counts += [f"{len(plan.missing)} tensors missing"] if plan.missing else []
     counts += [f"{len(plan.mismatched)} mismatched"] if plan.mismatched else []
     counts += [f"{len(plan.unused)} unused"] if plan.unused else []
+    inferred = [str(change) for change in plan.prefixes if change.why == "inferred"]
+    counts += [f"names changed: {', '.join(inferred)}"] if inferred else []
     labels = ", ".join(f"{row.label} ({row.reason})" for row in kept if row.label)
     said = f"; kept: {labels}" if labels else ""
     return f"{plan.reference} is loaded in part: {', '.join(counts)}{said}; the report has each of them"

@@ -110,7 +110,7 @@ class Start:
         if self._checkpoint is None:
             checkpoint = self._store.resolve(self.reference)
             if self._given_channels is not None:
-                checkpoint = _with_channels(checkpoint, self.run, self._given_channels)
+                checkpoint = with_channels(checkpoint, self.run, self._given_channels)
             self._checkpoint = checkpoint
         return self._checkpoint
 
@@ -250,7 +250,7 @@ def _reference_of(start_config: Any) -> Reference:
     return parse_reference(f"{parsed}@{criterion}")
 
 
-def _with_channels(checkpoint: Checkpoint, run: str, given: Sequence[WantedChannel]) -> Checkpoint:
+def with_channels(checkpoint: Checkpoint, run: str, given: Sequence[WantedChannel]) -> Checkpoint:
     """Give a checkpoint the labels that its config says it has, if it does not say them itself.
 
     Raises

@@ -381,10 +381,12 @@ def test_a_failure_at_any_step_before_the_commit_leaves_the_model_wholly_old(
     state = {name: value.double() for name, value in Net().state_dict().items() if name != "conv.bias"}
     checkpoint = Zoo(offline=True).resolve(save(state, ["a", "b", "c"], HEAD))
     with torch.device(device):
-        model, probe = Net(), Net()
+        model, probe, earlier = Net(), Net(), Net()
+    # What one load keeps for the next (the boxes of shapes) is made here, and not counted below.
+    load(earlier, checkpoint, new_head=["c", "new", "a"])
     with failing_at(0) as calls:
         load(probe, checkpoint, new_head=["c", "new", "a"])
-    assert {"read_model", "make_plan", "check", "read_ahead", "_check_equal", "_staged"} <= {*calls}
+    assert {"read_model", "make_plan", "check", "read_ahead", "check_equal", "_staged"} <= {*calls}
     assert {"materialise", "run_to_end", "madvise", "frombuffer", "aminmax", "warn"} <= {*calls}
     last = {name: step for step, name in enumerate(calls, 1)}
     first = {name: step for step, name in reversed([*enumerate(calls, 1)])}

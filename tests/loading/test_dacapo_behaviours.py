@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from itertools import permutations, product
 from pathlib import Path
@@ -188,13 +189,13 @@ def test_one_start_fills_one_model_after_another(run: Run) -> None:
 
 def test_a_backbone_mismatch_with_heads_given_is_reported_and_the_head_is_filled(run: Run) -> None:
     source, model = Network("dacapo 0.3"), Network("dacapo 0.3")
-    model.chain[0].unet[0] = nn.Conv3d(2, 4, 1)
+    model.chain[0].unet[0] = nn.Conv3d(1, 4, (1, 1, 3))
     start = run.publish(source.state_dict())
     with pytest.warns(PartialLoad, match="1 mismatched"):
         start.initialize_weights(model, new_head=LABELS)
     assert start.report is not None
     (row,) = start.report.mismatched
-    assert (row.source_shape, row.shape) == ((4, 1, 1, 1, 1), (4, 2, 1, 1, 1))
+    assert (row.source_shape, row.shape) == ((4, 1, 1, 1, 1), (4, 1, 1, 1, 3))
     assert (start.report.coverage.tensors, start.report.coverage.all_tensors) == (3, 4)
     assert torch.equal(model.prediction_head.weight, source.prediction_head.weight)
 
@@ -212,7 +213,7 @@ def test_a_backbone_mismatch_leaves_the_model_untouched_where_a_strict_load_is_r
 
 
 def test_when_every_name_is_different_the_load_is_refused(run: Run, state_of: StateOf) -> None:
-    model = nn.Sequential(body())
+    model = nn.Sequential(OrderedDict((f"layer_{name}", layer) for name, layer in body().named_children()))
     start = run.publish(Network("dacapo 0.3").state_dict())
     before = state_of(model)
     with pytest.raises(CoverageTooLow, match="has nothing in common with the model"):

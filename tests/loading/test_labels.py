@@ -1,12 +1,17 @@
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from cosemzoo.errors import InvalidHead
-from cosemzoo.loading.labels import match_channels, parse_new_head
+from cosemzoo.loading.label_map import map_labels
+from cosemzoo.loading.labels import UNKNOWN_KIND, Match, WantedChannel, match_channels, parse_new_head
+from cosemzoo.loading.vocabularies import Dialects, vocabularies
 from cosemzoo.manifest import Channel
 
 OFFERED = (Channel("mito", "distance"), Channel("er", "distance"), Channel("mito", "one-hot"))
@@ -183,3 +188,124 @@ def test_a_label_that_differs_in_capitals_is_suggested() -> None:
     (match,) = match_channels(wanted, [Channel("mito", "distance")])
     assert match.source is None
     assert "Did you mean 'mito'?" in match.reason
+
+
+# --- vocabularies ------------------------------------------------------------------------------------------
+
+SETUP28 = (Channel("er", "distance"), Channel("er_mem", "distance"))
+
+
+def by_class(
+    new_head: Any, offered: Sequence[Channel], model: str | None, checkpoint: str | None = "cosem"
+) -> list[int | None]:
+    dialects = Dialects.of(model, checkpoint)
+    return [match.source for match in match_channels(parse_new_head(new_head) or (), offered, dialects)]
+
+
+def test_er_mem_of_the_challenge_does_not_meet_that_of_cosem_and_er_mem_all_does() -> None:
+    assert by_class(["er_mem", "er_mem_all"], SETUP28, "cellmap-challenge") == [None, 1]
+    challenge = [Channel("er_mem", "distance"), Channel("er_mem_all", "distance")]
+    assert by_class(["er_mem"], challenge, "cosem", "cellmap-challenge") == [1]
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "new_head"),
+    [
+        ("cnnectome", ["er_membrane", "er"]),
+        ("openorganelle", ["er-mem", "er"]),
+        ("cosem", ["er_mem", "er"]),
+        (None, ["er_mem", "er"]),
+    ],
+)
+def test_rows_meet_their_class_in_every_vocabulary(vocabulary: str | None, new_head: list[str]) -> None:
+    assert by_class(new_head, SETUP28, vocabulary) == [1, 0]
+
+
+def test_without_a_vocabulary_the_same_name_always_matches() -> None:
+    assert by_class(["er_mem"], SETUP28, None, "cellmap-challenge") == [1]
+    assert by_class(["er_mem"], SETUP28, "cellmap-challenge", None) == [1]
+    assert by_class(["er_mem"], SETUP28, "cellmap-challenge", "of a later release") == [1]
+
+
+def test_labels_that_a_vocabulary_does_not_know_go_by_name() -> None:
+    offered = [Channel("mine", "distance"), Channel("ves_mem", "distance")]
+    assert by_class(["ves_mem", "mine"], offered, "cellmap-challenge") == [1, 0]
+
+
+def test_two_spellings_of_one_class_are_refused() -> None:
+    with pytest.raises(InvalidHead, match=r"vesicle and vs both mean the checkpoint's ves \(distance\)"):
+        by_class(["vesicle", "vs"], [Channel("ves", "distance")], "openorganelle")
+
+
+def test_rows_that_meet_their_class_keep_their_kind() -> None:
+    offered = [Channel(label, kind) for kind in ("one-hot", "distance") for label in ("mito", "pm")]
+    new_head = [(label, kind) for kind in ("one-hot", "distance") for label in ("plasma_membrane", "mito")]
+    assert by_class(new_head, offered, "cnnectome") == [1, 0, 3, 2]
+    assert by_class([("plasma_membrane", "affinity")], offered, "cnnectome") == [None]
+    with pytest.raises(InvalidHead, match="plasma_membrane is ambiguous"):
+        by_class(["plasma_membrane"], offered, "cnnectome")
+
+
+def test_what_the_caller_says_goes_before_class_and_name() -> None:
+    assert by_class({"er_mem": "er_mem"}, SETUP28, "cellmap-challenge") == [1]
+    wanted, _ = map_labels(parse_new_head(["er_mem", "er_mem_all"]), {"er_mem": "er_mem", "er_mem_all": "er"})
+    matches = match_channels(wanted or (), SETUP28, Dialects.of("cellmap-challenge", "cosem"))
+    assert [match.source for match in matches] == [1, 0]
+
+
+LABELS = st.sampled_from(
+    sorted({"x", "y", *(label for one in vocabularies().values() for label in one.identities)})
+)
+KINDS = st.sampled_from(["distance", "one-hot"])
+NAMES = st.none() | st.sampled_from(sorted(vocabularies()))
+ROWS = st.lists(st.tuples(LABELS, st.none() | KINDS), max_size=6).map(
+    lambda rows: tuple(WantedChannel(label, kind) for label, kind in rows)
+)
+CHANNELS = st.lists(
+    st.builds(Channel, LABELS, KINDS | st.just(UNKNOWN_KIND)),
+    max_size=6,
+    unique_by=lambda channel: (channel.label, channel.kind),
+)
+DIALECTS = st.builds(Dialects.of, NAMES, NAMES)
+
+
+def attempt(rows: Sequence[WantedChannel], offered: Sequence[Channel], dialects: Dialects) -> Sequence[Match]:
+    try:
+        return match_channels(rows, offered, dialects)
+    except InvalidHead:
+        return ()
+
+
+@given(ROWS, CHANNELS, DIALECTS, st.randoms())
+def test_the_order_of_the_checkpoints_channels_changes_nothing(
+    rows: tuple[WantedChannel, ...], offered: list[Channel], dialects: Dialects, random: Random
+) -> None:
+    shuffled = random.sample(offered, len(offered))
+    before, after = attempt(rows, offered, dialects), attempt(rows, shuffled, dialects)
+    assert before == attempt(rows, offered, dialects)
+    taken = [None if match.source is None else offered[match.source] for match in before]
+    assert taken == [None if match.source is None else shuffled[match.source] for match in after]
+
+
+@given(ROWS, CHANNELS, DIALECTS)
+def test_no_two_rows_take_one_channel_unless_they_are_told_to(
+    rows: tuple[WantedChannel, ...], offered: list[Channel], dialects: Dialects
+) -> None:
+    sources = [m.source for m in attempt(rows, offered, dialects) if m.source is not None]
+    assert len(sources) == len(set(sources))
+
+
+@given(ROWS, CHANNELS, DIALECTS)
+def test_a_row_takes_its_class_or_its_name_and_its_kind(
+    rows: tuple[WantedChannel, ...], offered: list[Channel], dialects: Dialects
+) -> None:
+    matches = attempt(rows, offered, dialects)
+    assume(matches)
+    for match in matches:
+        if match.source is None:
+            assert match.reason
+            continue
+        row, channel = match.wanted, offered[match.source]
+        same_class = dialects.same_class(row.label, channel.label)
+        assert row.label == channel.label if same_class is None else same_class
+        assert row.kind is None or channel.kind in {row.kind, UNKNOWN_KIND}

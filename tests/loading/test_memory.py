@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 MEASURE = """
-import sys, threading, time
+import sys
 from pathlib import Path
 import torch
 from torch import nn
@@ -28,11 +28,6 @@ def net(dtype):
     return model
 
 
-def anonymous():
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line]
-    return int(line.split()[1]) * 1024
-
-
 source = net(torch.float32)
 state = {name: tensor.to(stored) for name, tensor in source.state_dict().items()}
 write_safetensors(folder / "model.safetensors", state)
@@ -41,35 +36,24 @@ del source, state
 zoo = Zoo(offline=True)
 checkpoint = zoo.resolve(folder)
 zoo.fetch(checkpoint)
-before, peak, watching = anonymous(), 0, True
-
-
-def watch():
-    global peak
-    while watching:
-        peak = max(peak, anonymous())
-        time.sleep(0.0005)
+memory = MemoryWatch()
 
 
 def seen(step):
     # Also seen at the moment when everything is staged, whatever the watching thread sees.
     def wrapped(action):
-        global peak
-        peak = max(peak, anonymous())
+        memory.look()
         step(action)
-        peak = max(peak, anonymous())
+        memory.look()
 
     return wrapped
 
 
 apply.run_to_end = seen(apply.run_to_end)
-watcher = threading.Thread(target=watch)
-watcher.start()
-report = load_into(model, checkpoint, zoo=zoo, read=read)
-watching = False
-watcher.join()
+with memory:
+    report = load_into(model, checkpoint, zoo=zoo, read=read)
 assert all(bool((tensor == 1).all()) for tensor in model.buffers())
-print(report.bytes, peak - before)
+print(report.bytes, memory.added)
 """
 
 MIB = 1 << 20
@@ -88,10 +72,17 @@ MIB = 1 << 20
     ],
 )
 def test_loading_adds_at_most_64_mib_of_anonymous_memory(
-    stored: str, own: str, read: str, size: int, *, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stored: str,
+    own: str,
+    read: str,
+    size: int,
+    *,
+    memory_watch: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path), str(size), stored, own, read],
+        [sys.executable, "-c", memory_watch + MEASURE, str(tmp_path), str(size), stored, own, read],
         capture_output=True,
         text=True,
         check=False,

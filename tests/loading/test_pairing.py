@@ -5,9 +5,10 @@ import pytest
 
 from cosemzoo.checkpoints.shards import WeightsTable
 from cosemzoo.errors import AliasConflict, StrictLoadFailed
-from cosemzoo.loading.pairing import TargetTensor, pair_tensors
+from cosemzoo.loading.pairing import TargetTensor
 from cosemzoo.loading.plan import LoadPlan
 from cosemzoo.loading.planner import make_plan
+from cosemzoo.loading.prefixes import pair_tensors
 from cosemzoo.manifest import Channel, HeadTensor, Manifest
 
 Table = Callable[..., WeightsTable]

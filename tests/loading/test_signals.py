@@ -1,6 +1,9 @@
+import asyncio
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -114,6 +117,49 @@ def test_one_run_within_another_waits_for_the_outer_one(events: list[str], handl
     run_to_end(outer)
     assert events == ["inner", "outer", "SIGUSR1"]
     assert current(handlers) == handlers
+
+
+def test_an_event_loop_handles_a_signal_once_and_after_the_action(events: list[str]) -> None:
+    def action() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        events.append("done")
+
+    async def load() -> None:
+        loop = asyncio.get_running_loop()
+        handled, second = asyncio.Event(), asyncio.Event()
+
+        def handle() -> None:
+            events.append("handled")
+            (second if handled.is_set() else handled).set()
+
+        loop.add_signal_handler(signal.SIGUSR1, handle)
+        run_to_end(action)
+        await handled.wait()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(second.wait(), 0.05)
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    asyncio.run(load())
+    assert events == ["done", "handled"]
+
+
+def test_a_handler_that_an_earlier_one_took_away_is_not_called(
+    events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[int] = []
+
+    def take_away(_: int, __: FrameType | None) -> None:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    def action() -> None:
+        for signum in (signal.SIGUSR2, signal.SIGUSR1):
+            os.kill(os.getpid(), signum)
+
+    signal.signal(signal.SIGUSR2, take_away)
+    monkeypatch.setattr(signal, "raise_signal", raised.append)
+    run_to_end(action)
+    assert raised == [signal.SIGUSR1]
+    assert events == []
 
 
 def test_ignored_and_default_signals_are_left_alone() -> None:

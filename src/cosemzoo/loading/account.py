@@ -1,16 +1,15 @@
 """Every tensor and every channel of a load, accounted for: what plans and reports have in common."""
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from attrs import frozen
 
 Shape = tuple[int, ...]
 
 
-@frozen(kw_only=True)
-class TensorRow:
-    """One tensor of the model.
+class TensorRow(NamedTuple):
+    """One tensor of the model; a tuple, because a plan makes one for each, and tuples are made fastest.
 
     Attributes
     ----------
@@ -19,8 +18,9 @@ class TensorRow:
         Its other names in the model.
     shape : tuple of int
     dtype : str
-    status : {"copied", "remapped", "assumed", "kept"}
-        Whole from the checkpoint; by channel; by position, the labels being unknown; the model's own.
+    status : {"copied", "remapped", "assumed", "adapted", "kept"}
+        Whole from the checkpoint; by channel; by position, the labels being unknown; computed from the
+        checkpoint's for another input; the model's own.
     is_head : bool
         Whether its slices are channels; all other tensors are the backbone.
     filled : int
@@ -30,14 +30,14 @@ class TensorRow:
     source_shape : tuple of int or None
     source_dtype : str or None
     reason : str
-        Why it is kept, or kept in part.
+        Why it is kept, or kept in part, or how it is adapted.
     """
 
     name: str
     aliases: tuple[str, ...]
     shape: Shape
     dtype: str
-    status: Literal["copied", "remapped", "assumed", "kept"]
+    status: Literal["copied", "remapped", "assumed", "adapted", "kept"]
     is_head: bool
     filled: int
     source: str | None = None
@@ -102,6 +102,29 @@ class UnusedTensor:
     reason: str
 
 
+@frozen
+class PrefixChange:
+    """How the start of the checkpoint's names differs from that of the model's, besides their layouts.
+
+    Attributes
+    ----------
+    source, model : str
+        What the names of the same tensors start with, on each side; empty for nothing.
+    why : {"wrapper", "rename", "inferred"}
+        It stands before every name of a side; the caller said so; it was found by comparing all names and
+        shapes under it.
+    """
+
+    source: str
+    model: str
+    why: Literal["wrapper", "rename", "inferred"]
+
+    def __str__(self) -> str:
+        """Give both, and why."""
+        source, model = (f"`{prefix}`" if prefix else "no prefix" for prefix in (self.source, self.model))
+        return f"{source} → {model} ({self.why})"
+
+
 @frozen(kw_only=True)
 class Coverage:
     """How much of a part of the model comes from the checkpoint; aliased tensors count once.
@@ -160,6 +183,10 @@ class Account:
         Every channel of the checkpoint that is not used.
     source_layout, model_layout : str
         The naming schemes that names were translated between; ``as is`` for none.
+    prefixes : tuple of PrefixChange
+        What names were changed by besides.
+    input_differences : tuple of str
+        What the caller says of the model's input and the checkpoint says otherwise.
     generated : bool
         Whether the checkpoint's weights are generated numbers, not a trained network.
     """
@@ -173,6 +200,8 @@ class Account:
     unused_channels: tuple[str, ...]
     source_layout: str
     model_layout: str
+    prefixes: tuple[PrefixChange, ...]
+    input_differences: tuple[str, ...]
     generated: bool
 
     @property
@@ -204,6 +233,11 @@ class Account:
     def converted(self) -> tuple[TensorRow, ...]:
         """Tensors whose dtype differs between the checkpoint and the model."""
         return tuple(tensor for tensor in self.tensors if tensor.is_converted)
+
+    @property
+    def adapted(self) -> tuple[TensorRow, ...]:
+        """Tensors of the first layer that are computed for another input."""
+        return tuple(tensor for tensor in self.tensors if tensor.status == "adapted")
 
     @property
     def assumed(self) -> tuple[ChannelRow, ...]:

@@ -1,7 +1,7 @@
 """Carrying out a plan: everything that can fail comes first, then one commit that runs to its end."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -9,6 +9,7 @@ import torch
 from cosemzoo.checkpoints.mapped import READ_BYTES, MappedWeights
 from cosemzoo.errors import AliasConflict, UnsafeConversion
 from cosemzoo.loading.copying import move_bytes
+from cosemzoo.loading.derived import PlannedWeights
 from cosemzoo.loading.materialise import Replacement, materialise
 from cosemzoo.loading.model_tensors import ModelTensor
 from cosemzoo.loading.plan import Box, LoadPlan
@@ -57,15 +58,16 @@ def apply_plan(plan: LoadPlan, held_tensors: Sequence[ModelTensor], weights: Map
     After any of these the model is as it was. Signals that arrive during the commit are handled after it.
     """
     weights.read_ahead()
-    _check_equal(plan, weights)
+    check_equal(plan.equal, weights, plan.reference)
+    planned = PlannedWeights(weights, plan.derived)
     tensors = {held.names[0]: held.tensor for held in held_tensors if held.names}
-    check_conversions(plan, weights, tensors)
+    check_conversions(plan, planned, tensors)
     # Parameters made in inference mode could never be trained.
     with torch.inference_mode(mode=False):
         replacements = materialise(held_tensors, _filled_whole(plan))
     tensors |= {made.held.names[0]: made.tensor for made in replacements if made.held.names}
-    sources = [_box(weights.tensor(copy.source), copy.source_box) for copy in plan.copies]
-    targets = [_box(_plain(tensors[copy.target]), copy.target_box) for copy in plan.copies]
+    sources = [part_of(planned.tensor(copy.source), copy.source_box) for copy in plan.copies]
+    targets = [part_of(_plain(tensors[copy.target]), copy.target_box) for copy in plan.copies]
     writes = [(_staged(source, target), target) for source, target in zip(sources, targets, strict=True)]
     blocks: list[_Write] = []
     if weights.in_order:
@@ -139,13 +141,30 @@ def _filled_whole(plan: LoadPlan) -> set[str]:
     return {row.name for row in plan.tensors if row.status != "kept" and row.filled == row.parameters}
 
 
-def check_conversions(plan: LoadPlan, weights: MappedWeights, tensors: Mapping[str, torch.Tensor]) -> None:
+def check_equal(pairs: Iterable[tuple[str, str]], weights: MappedWeights, reference: str) -> None:
+    """Check that pairs of stored tensors that are one tensor hold the same values.
+
+    Raises
+    ------
+    AliasConflict
+        With the first place of every pair where they differ.
+    """
+    conflicts = []
+    for name, other in pairs:
+        where = _first_difference(weights.tensor(name), weights.tensor(other))
+        if where:
+            conflicts.append((name, other, where))
+    if conflicts:
+        raise AliasConflict(reference, conflicts)
+
+
+def check_conversions(plan: LoadPlan, weights: PlannedWeights, tensors: Mapping[str, torch.Tensor]) -> None:
     """Check that the model's dtypes hold the values that a load gives them.
 
     Parameters
     ----------
     plan : LoadPlan
-    weights : MappedWeights
+    weights : PlannedWeights
     tensors : mapping of str to torch.Tensor
         The model's tensors, by their first names.
 
@@ -157,7 +176,7 @@ def check_conversions(plan: LoadPlan, weights: MappedWeights, tensors: Mapping[s
     unsafe: dict[str, str] = {}
     for copy in plan.copies:
         source, dtype = weights.tensor(copy.source), tensors[copy.target].dtype
-        if dtype != source.dtype and _does_not_hold(_box(source, copy.source_box), dtype):
+        if dtype != source.dtype and _does_not_hold(part_of(source, copy.source_box), dtype):
             ours, theirs = str(dtype).removeprefix("torch."), str(source.dtype).removeprefix("torch.")
             unsafe[copy.target] = f"{copy.target}: {theirs} in the checkpoint, {ours} in the model"
     if unsafe:
@@ -181,7 +200,8 @@ def _staged(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return staged.copy_(source)
 
 
-def _box(tensor: torch.Tensor, box: Box) -> torch.Tensor:
+def part_of(tensor: torch.Tensor, box: Box) -> torch.Tensor:
+    """Give the part of a tensor that a box is, as a view."""
     return tensor[tuple(slice(start, stop) for start, stop in box)] if box else tensor
 
 
@@ -218,16 +238,6 @@ def _steps(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     else:
         for part in tensor.unbind(0):
             yield from _steps(part)
-
-
-def _check_equal(plan: LoadPlan, weights: MappedWeights) -> None:
-    conflicts = []
-    for name, other in plan.equal:
-        where = _first_difference(weights.tensor(name), weights.tensor(other))
-        if where:
-            conflicts.append((name, other, where))
-    if conflicts:
-        raise AliasConflict(plan.reference, conflicts)
 
 
 def _first_difference(one: torch.Tensor, other: torch.Tensor) -> str:

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from cosemzoo.checkpoints.mapped import MappedWeights
-from cosemzoo.loading.apply import check_conversions
-from cosemzoo.loading.materialise import materialise
+from cosemzoo.loading.apply import check_conversions, check_equal, part_of
+from cosemzoo.loading.derived import PlannedWeights
+from cosemzoo.loading.materialise import Replacement, materialise
 from cosemzoo.loading.model_tensors import ModelTensor
-from cosemzoo.loading.plan import Copy, LoadPlan
+from cosemzoo.loading.plan import Copy, LoadPlan, whole
 
 
 def assign_plan(
@@ -45,63 +46,81 @@ def assign_plan(
 
     Raises
     ------
+    AliasConflict
+        If stored tensors that are one tensor in the network hold different values.
     UnsafeConversion
         If finite values would become infinite in the network's dtype.
     MetaTensorsLeft
         If there are tensors that neither the checkpoint nor `reset_parameters` fills.
     InvalidSafetensors, OSError
         If the file cannot be read.
+
+    Notes
+    -----
+    What is shared is not read here. A page of it that cannot be read ends the process when it is first used
+    (SIGBUS), as with every mapped file. What is copied is read before, and an error says what cannot be.
     """
-    check_conversions(plan, weights, {held.names[0]: held.tensor for held in held_tensors if held.names})
+    # Parameters made in inference mode could never be trained.
+    with torch.inference_mode(mode=False):
+        _assign(plan, held_tensors, weights, device, share=share, generator=generator)
+
+
+def _assign(
+    plan: LoadPlan,
+    held_tensors: Sequence[ModelTensor],
+    weights: MappedWeights,
+    device: torch.device,
+    *,
+    share: bool,
+    generator: torch.Generator | None,
+) -> None:
     copies: dict[str, list[Copy]] = {}
     for copy in plan.copies:
         copies.setdefault(copy.target, []).append(copy)
-    values = dict(_whole(held_tensors, copies, weights))
+    planned = PlannedWeights(weights, plan.derived)
+    values = dict(_whole(held_tensors, copies, planned))
+    ready = {
+        id(held)
+        for held in held_tensors
+        if share and id(held) in values and _is_as_needed(values[id(held)], held, device)
+    }
+    if ready != values.keys():
+        weights.read_ahead()
+    check_equal(plan.equal, weights, plan.reference)
+    check_conversions(plan, planned, {held.names[0]: held.tensor for held in held_tensors if held.names})
     others = [held for held in held_tensors if id(held) not in values]
     with _seeded(generator):
         made = materialise(others, set())
     for replacement in made:
-        names = replacement.held.names
-        with torch.no_grad():
-            for copy in copies.get(names[0], ()) if names else ():
-                source = weights.tensor(copy.source)[_slices(copy.source_box)]
-                replacement.tensor[_slices(copy.target_box)] = source.to(replacement.tensor.dtype)
-        values[id(replacement.held)] = replacement.tensor.detach()
-    new = {id(one.held) for one in made}
+        held, value = replacement.held, replacement.tensor.detach()
+        for copy in copies.get(held.names[0], ()) if held.names else ():
+            part_of(value, copy.target_box).copy_(part_of(planned.tensor(copy.source), copy.source_box))
+        values[id(held)] = value
+        if _is_as_needed(value, held, device):
+            ready.add(id(held))
     for held in held_tensors:
         value = values[id(held)]
-        fits = value.device == device and value.dtype == held.tensor.dtype
-        if not fits or not (share or id(held) in new):
+        if id(held) not in ready:
             value = value.to(device, held.tensor.dtype, copy=True)
-        _put(held, value)
+        if isinstance(held.tensor, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=held.tensor.requires_grad)
+        Replacement(held, value).put()
 
 
 def _whole(
-    held_tensors: Sequence[ModelTensor], copies: Mapping[str, Sequence[Copy]], weights: MappedWeights
+    held_tensors: Sequence[ModelTensor], copies: Mapping[str, Sequence[Copy]], weights: PlannedWeights
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Give the stored tensors that are all of a tensor of the network."""
     for held in held_tensors:
         mine = copies.get(held.names[0], ()) if held.names else ()
         if len(mine) == 1:
             stored = weights.tensor(mine[0].source)
-            if _is_all(mine[0].source_box, stored.shape) and stored.shape == held.tensor.shape:
+            if mine[0].source_box == whole(stored.shape) and stored.shape == held.tensor.shape:
                 yield id(held), stored
 
 
-def _is_all(box: Sequence[tuple[int, int]], shape: Sequence[int]) -> bool:
-    return all(limits == (0, length) for limits, length in zip(box, shape, strict=True))
-
-
-def _slices(box: Sequence[tuple[int, int]]) -> tuple[slice, ...]:
-    return tuple(slice(start, stop) for start, stop in box)
-
-
-def _put(held: ModelTensor, value: torch.Tensor) -> None:
-    new: torch.Tensor = value
-    if isinstance(held.tensor, nn.Parameter):
-        new = nn.Parameter(value, requires_grad=held.tensor.requires_grad)
-    for owner in held.owners:
-        setattr(owner.module, owner.attribute, new)
+def _is_as_needed(value: torch.Tensor, held: ModelTensor, device: torch.device) -> bool:
+    return value.device == device and value.dtype == held.tensor.dtype
 
 
 @contextmanager
@@ -112,5 +131,6 @@ def _seeded(generator: torch.Generator | None) -> Iterator[None]:
         return
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which seeds the GPUs as well; nothing would put those back.
+        torch.default_generator.manual_seed(seed)
         yield

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import frozen
 
@@ -11,8 +11,11 @@ from cosemzoo.errors import InvalidHead
 from cosemzoo.loading.account import ChannelRow, Shape, TensorRow
 from cosemzoo.loading.dtypes import why_not_convertible
 from cosemzoo.loading.heads import Head, HeadTensorPair
-from cosemzoo.loading.labels import WantedChannel, match_channels
+from cosemzoo.loading.label_map import map_labels
+from cosemzoo.loading.labels import Match, WantedChannel, match_channels
+from cosemzoo.loading.parametrized import has_dependent_rows
 from cosemzoo.loading.plan import Box, Copy, whole
+from cosemzoo.loading.vocabularies import Dialects
 from cosemzoo.manifest import Channel
 
 
@@ -47,6 +50,9 @@ def plan_heads(
     wanted: Sequence[WantedChannel] | None,
     channels: Sequence[Channel],
     weights: WeightsTable,
+    *,
+    label_map: Any,
+    dialects: Dialects,
 ) -> tuple[HeadPlan, ...]:
     """Plan every head.
 
@@ -60,15 +66,20 @@ def plan_heads(
     channels : sequence of Channel
         All of the checkpoint's channels; empty where they are unknown.
     weights : WeightsTable
+    label_map : LabelMap
+        Which channels some of the rows shall take, whatever they are called.
+    dialects : Dialects
+        What the labels of both sides mean.
 
     Raises
     ------
     InvalidHead
         With every problem: the wrong number of rows, channels that are ambiguous or not there.
     """
-    problems = [head.problem for head in heads if head.problem and wanted is not None]
-    if problems:
-        raise InvalidHead(problems)
+    wanted, problems = map_labels(wanted, label_map)
+    without_rows = [head.problem for head in heads if head.problem and wanted is not None]
+    if without_rows:
+        raise InvalidHead([*problems, *without_rows])
     shares = _shares(heads, wanted)
     if shares is None:
         rows = " + ".join(f"{head.module or 'the head'} {head.rows}" for head in heads)
@@ -79,7 +90,7 @@ def plan_heads(
     plans = []
     for head, mine in zip(heads, shares, strict=False):
         try:
-            plans.append(_plan_head(head, mine, channels, weights))
+            plans.append(_plan_head(head, mine, channels, weights, dialects))
         except InvalidHead as error:
             problems.extend(error.problems)
     if problems:
@@ -149,6 +160,9 @@ def head_row(
         status = "remapped"
         kept = sum(row.source_row is None for row in plan.rows)
         reason = f"{kept} of {len(plan.rows)} channels are the model's own" if kept else ""
+        if pair.tied:
+            same = f"{', '.join(pair.tied)} is the same tensor and changes with it"
+            reason = "; ".join(filter(None, [reason, same]))
     return TensorRow(
         name=target.name,
         aliases=target.aliases,
@@ -165,7 +179,11 @@ def head_row(
 
 
 def _plan_head(
-    head: Head, wanted: Sequence[WantedChannel] | None, channels: Sequence[Channel], weights: WeightsTable
+    head: Head,
+    wanted: Sequence[WantedChannel] | None,
+    channels: Sequence[Channel],
+    weights: WeightsTable,
+    dialects: Dialects,
 ) -> HeadPlan:
     reasons = {}
     for pair in head.pairs:
@@ -174,7 +192,12 @@ def _plan_head(
             reasons[pair.target.name] = reason
     offered = [channels[i] for i in head.source_channels]
     if wanted is not None:
-        return HeadPlan(head, tuple(_matched_rows(head, wanted, offered, reasons)), reasons)
+        matches = match_channels(wanted, offered, dialects)
+        plan = HeadPlan(head, tuple(_matched_rows(head, matches, offered, reasons)), reasons)
+        mixed = [pair.target.name for pair in head.pairs if has_dependent_rows(pair.target.name)]
+        if mixed and not plan.is_whole and not reasons:
+            raise InvalidHead([_why_not_by_rows(name) for name in mixed])
+        return plan
     rows = []
     for row in range(head.rows):
         source = offered[row] if row < len(offered) and not reasons else None
@@ -195,11 +218,14 @@ def _plan_head(
 
 
 def _matched_rows(
-    head: Head, wanted: Sequence[WantedChannel], offered: Sequence[Channel], reasons: dict[str, str]
+    head: Head, matches: Sequence[Match], offered: Sequence[Channel], reasons: dict[str, str]
 ) -> Iterator[ChannelRow]:
-    for row, match in enumerate(match_channels(wanted, offered)):
+    for row, match in enumerate(matches):
         source = None if match.source is None or reasons else offered[match.source]
-        reason = match.reason or "; ".join(dict.fromkeys(reasons.values()))
+        other_group = _other_group(head, row, match, len(offered))
+        if other_group:
+            source = None
+        reason = match.reason or other_group or "; ".join(dict.fromkeys(reasons.values()))
         yield ChannelRow(
             head=head.module,
             row=row,
@@ -213,6 +239,23 @@ def _matched_rows(
             source_kind=source.kind if source else None,
             reason="" if source else reason,
         )
+
+
+def _other_group(head: Head, row: int, match: Match, offered: int) -> str:
+    """Say that a row of a grouped convolution sees other inputs than its channel did; empty where it does not."""
+    if match.source is None or head.groups == 1:
+        return ""
+    here, there = row * head.groups // head.rows, match.source * head.groups // offered
+    if here == there:
+        return ""
+    sees = f"this row sees the inputs of group {here}, the checkpoint's {match.wanted} those of group {there}"
+    return f"{head.module} is a grouped convolution: {sees}"
+
+
+def _why_not_by_rows(name: str) -> str:
+    mixes = "its weight is computed from all its rows together (spectral_norm or another parametrization)"
+    do = "list the checkpoint's channels in their order, or take the parametrization away, load, and make it again"
+    return f"{name}: rows cannot be taken one by one, {mixes}: {do}"
 
 
 def _why_not(pair: HeadTensorPair, weights: WeightsTable, *, by_rows: bool) -> str:

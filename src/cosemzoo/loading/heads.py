@@ -6,8 +6,17 @@ from typing import Any, TypeAlias
 from attrs import field, frozen
 
 from cosemzoo.checkpoints.shards import WeightsTable
-from cosemzoo.errors import InvalidHead, did_you_mean
-from cosemzoo.loading.pairing import Pairing, TargetTensor, leaf_of, module_of, names_by_key, stored_names
+from cosemzoo.errors import InvalidHead, UnsupportedModel, did_you_mean
+from cosemzoo.loading.pairing import (
+    GroupedTensor,
+    Pairing,
+    TargetTensor,
+    leaf_of,
+    module_of,
+    names_by_key,
+    stored_names,
+)
+from cosemzoo.loading.parametrized import why_not_alike
 from cosemzoo.manifest import Manifest
 
 #: What a caller may give as `head`: the module that is the model's head; where the checkpoint has several
@@ -18,11 +27,22 @@ HeadNames: TypeAlias = "str | Sequence[str] | Mapping[str, str] | None"
 
 @frozen
 class HeadTensorPair:
-    """One tensor of a head and the checkpoint's tensors that belong to it (none where it has none)."""
+    """One tensor of a head and the checkpoint's tensors that belong to it (none where it has none).
+
+    Attributes
+    ----------
+    target : TargetTensor
+    sources : tuple of str
+    axis : int
+        Along which its channels are.
+    tied : tuple of str
+        Those of its names that are no head's, such as an embedding's.
+    """
 
     target: TargetTensor
     sources: tuple[str, ...]
     axis: int
+    tied: tuple[str, ...] = ()
 
 
 @frozen
@@ -42,6 +62,8 @@ class Head:
         Every name in the file of the checkpoint's head that it takes its rows from.
     problem : str
         Why it has no rows: its tensors do not have one per channel.
+    groups : int
+        In how many groups its rows are, each of which sees inputs of its own.
     """
 
     module: str
@@ -50,6 +72,7 @@ class Head:
     source_channels: range
     source_names: frozenset[str]
     problem: str = ""
+    groups: int = 1
 
 
 @frozen
@@ -86,6 +109,9 @@ def find_heads(
     ------
     InvalidHead
         If `head` names what is not there, or twice the same, or what has not one row per channel.
+    UnsupportedModel
+        If `head` names a module that has its weight in parts where the checkpoint has it whole, or the other
+        way round.
     """
     sources = _source_heads(manifest, weights, pairing) if manifest else []
     assigned = _assign(head, sources)
@@ -97,7 +123,7 @@ def find_heads(
         if module is None:
             pairs = _pairs_by_name(source, free, weights, pairing)
         else:
-            pairs = _pairs_in_module(source, tensors[module], weights, pairing)
+            pairs = _pairs_in_module(source, module, tensors[module], weights, pairing)
         taken = {pair.target.name for pair in pairs}
         free = [target for target in free if target.name not in taken]
         if pairs:
@@ -134,7 +160,8 @@ def _complete(
 
     Its rows are the same channels: left out, they would be copied by position beside rows that go by label.
     """
-    listed = set(map(leaf_of, source.axes))
+    # Of a parametrized weight its parts are listed.
+    listed = {leaf.removeprefix("parametrizations.").partition(".")[0] for leaf in map(leaf_of, source.axes)}
     for leaf in {"weight", "bias"} - listed if listed <= {"weight", "bias"} else ():
         names = sorted(names_of.get(f"{module}.{leaf}", ()))
         for name in names[:1]:
@@ -216,24 +243,54 @@ def _pairs_by_name(
 ) -> list[HeadTensorPair]:
     axes = source.axes if source else {}
     return [
-        HeadTensorPair(target, stored_names(names, weights), axes[name])
+        HeadTensorPair(target, stored_names(names, weights), axes[name], _tied(target, axes, pairing))
         for target, names in ((target, pairing.names[target.name]) for target in targets)
         for name in [name for name in names if name in axes][:1]
     ]
 
 
 def _pairs_in_module(
-    source: _SourceHead | None, targets: Sequence[TargetTensor], weights: WeightsTable, pairing: Pairing
+    source: _SourceHead | None,
+    module: str,
+    targets: Sequence[TargetTensor],
+    weights: WeightsTable,
+    pairing: Pairing,
 ) -> list[HeadTensorPair]:
     if source is None:
         return [HeadTensorPair(t, stored_names(pairing.names[t.name], weights), 0) for t in targets]
+    _check_parts(source, targets, weights)
+    paths = {module, pairing.model.wrapper + module}
     pairs = []
     for target in targets:
         leaves = set(map(leaf_of, target.names))
         names = [name for name in source.axes if leaf_of(name) in leaves]
         axis = source.axes[names[0]] if names else 0
-        pairs.append(HeadTensorPair(target, stored_names(names, weights), axis))
+        tied = tuple(name for name in _tied(target, source.axes, pairing) if module_of(name) not in paths)
+        # What the checkpoint has for these must hold the same values.
+        keys = set(map(pairing.model.key, tied))
+        names += [name for name in pairing.names[target.name] if pairing.source.key(name) in keys]
+        pairs.append(HeadTensorPair(target, stored_names(names, weights), axis, tied))
     return pairs
+
+
+def _tied(target: TargetTensor, axes: Iterable[str], pairing: Pairing) -> tuple[str, ...]:
+    if not target.aliases:
+        return ()
+    keys = set(map(pairing.source.key, axes))
+    return tuple(name for name in target.names if pairing.model.key(name) not in keys)
+
+
+def _check_parts(source: _SourceHead, targets: Sequence[TargetTensor], weights: WeightsTable) -> None:
+    """Refuse a head whose bias would be loaded, and its weight not, because one side has that in parts."""
+    modules = set(map(module_of, source.axes))
+    stored = (name for name in (*weights.tensors, *weights.aliases) if module_of(name) in modules)
+    theirs = {leaf_of(name): name for name in stored}
+    ours = {leaf_of(name): name for target in targets for name in target.names}
+    problems = why_not_alike(theirs, theirs.keys() - ours, ours, ours.keys() - theirs)
+    module = module_of(targets[0].name)
+    named = [(f"{module}.{leaf}", problem) for leaf, problem in problems]
+    if named:
+        raise UnsupportedModel(named)
 
 
 def _head(source: _SourceHead | None, pairs: Sequence[HeadTensorPair]) -> Head:
@@ -249,8 +306,12 @@ def _head(source: _SourceHead | None, pairs: Sequence[HeadTensorPair]) -> Head:
         return Head(module, tuple(pairs), 0, channels, names, problem)
     # What else the module holds, such as a running statistic's counter, is no part of the head.
     fitting = tuple(pair for pair in pairs if _rows(pair) == rows)
-    return Head(module, fitting, rows, channels, names)
+    groups = max(pair.target.groups if isinstance(pair.target, GroupedTensor) else 1 for pair in fitting)
+    return Head(module, fitting, rows, channels, names, groups=groups)
 
 
 def _rows(pair: HeadTensorPair) -> int | None:
+    if pair.axis and isinstance(pair.target, GroupedTensor):
+        # A grouped transposed convolution has the rows of all its groups on top of each other.
+        return None
     return pair.target.shape[pair.axis] if pair.axis < len(pair.target.shape) else None

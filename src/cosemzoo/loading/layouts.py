@@ -5,6 +5,7 @@ A name is translated to the canonical one, that of cellmap-models 0.2.4 (``backb
 off the networks that the code bases build.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -12,6 +13,14 @@ from attrs import frozen
 
 #: What DistributedDataParallel and torch.compile put before every name.
 _WRAPPERS: Final = ("module.", "_orig_mod.")
+#: What torch.compile, FSDP, activation checkpointing and PEFT put between a module's name and its tensors'.
+_INNER_WRAPPERS: Final = (
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.",
+    "base_layer.",
+)
+_INNER_WRAPPER: Final = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(map(re.escape, _INNER_WRAPPERS))})")
 _BACKBONE = "backbone."
 #: What the canonical names of a head start with.
 HEAD_PREFIX: Final = "prediction_head."
@@ -41,6 +50,13 @@ class Layout:
             return name
         return (_BACKBONE if prefix in self.backbone else HEAD_PREFIX) + name.removeprefix(prefix)
 
+    def names(self, canonical: str) -> tuple[str, ...]:
+        """Give every name that this layout has for a canonical one; itself where it is under no prefix."""
+        for prefix, own in ((_BACKBONE, self.backbone), (HEAD_PREFIX, self.head)):
+            if own and canonical.startswith(prefix):
+                return tuple(mine + canonical.removeprefix(prefix) for mine in own)
+        return (canonical,)
+
     def fit(self, names: Iterable[str]) -> tuple[int, int]:
         """How many names lie under its prefixes, and how long these are: the larger, the better the fit."""
         prefixes = [prefix for prefix in map(self._prefix, names) if prefix]
@@ -65,7 +81,14 @@ LAYOUTS: Final = (
 def detect_layout(names: Iterable[str]) -> Layout:
     """Give the layout whose prefixes fit most of the names, `AS_IS` where no backbone prefix does."""
     names = list(names)
-    having = [layout for layout in LAYOUTS if any(name.startswith(layout.backbone) for name in names)]
+    # Most models have none of these names, and up to 100,000 others.
+    first_parts = {name.partition(".")[0] for name in names}
+    having = [
+        layout
+        for layout in LAYOUTS
+        if any(prefix.partition(".")[0] in first_parts for prefix in layout.backbone)
+        and any(name.startswith(layout.backbone) for name in names)
+    ]
     return max(having, key=lambda layout: layout.fit(names), default=AS_IS)
 
 
@@ -84,3 +107,27 @@ def wrapper_prefix(names: Iterable[str]) -> str:
             break
         prefix += wrapper
     return prefix
+
+
+def without_inner_wrappers(name: str) -> str:
+    """Give a name without what wrappers of inner modules put into it."""
+    return _INNER_WRAPPER.sub("", name)
+
+
+def has_inner_wrappers(names: Iterable[str]) -> bool:
+    """Whether names have parts that wrappers of inner modules put there, and are different without these."""
+    names = set(names)
+    # Most models have none, and up to 100,000 names.
+    text = "\n".join(names)
+    if not any(wrapper in text for wrapper in _INNER_WRAPPERS):
+        return False
+    plain = set(map(without_inner_wrappers, names))
+    return plain != names and len(plain) == len(names)
+
+
+def common_prefixes(names: Iterable[str]) -> list[str]:
+    """Give what stands before every one of the names, up to each of its dots: ``net.``, ``net.model.``."""
+    names = list(names)
+    first, last = min(names, default=""), max(names, default="")
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return [first[: dot.end()] for dot in re.finditer(r"\.", first[:length])]

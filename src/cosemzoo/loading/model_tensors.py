@@ -7,12 +7,13 @@ from typing import Any, Final, NamedTuple
 import torch
 from attrs import Factory, define
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from cosemzoo.checkpoints.mapped import TORCH_DTYPES
 from cosemzoo.errors import UnsupportedModel
 from cosemzoo.loading.garbage import garbage_kept
-from cosemzoo.loading.pairing import TargetTensor
+from cosemzoo.loading.pairing import GroupedTensor, TargetTensor, leaf_of
 
 _PLAIN_TYPES: Final = (torch.Tensor, nn.Parameter)
 _NAMES_OF_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
@@ -57,7 +58,10 @@ class ModelTensor:
         """What a plan needs to know."""
         dtype = self.tensor.dtype
         name = _NAMES_OF_DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
-        return TargetTensor(self.names[0], tuple(self.names[1:]), tuple(self.tensor.shape), name)
+        target = TargetTensor(self.names[0], tuple(self.names[1:]), tuple(self.tensor.shape), name)
+        groups = [one.module.groups for one in self.owners if isinstance(one.module, _ConvNd)]
+        # A bias has one value a row, whatever its row sees.
+        return GroupedTensor.of(target, groups[0]) if groups[:1] > [1] and len(target.shape) > 1 else target
 
 
 @garbage_kept()
@@ -77,12 +81,10 @@ def read_model(model: nn.Module) -> tuple[ModelTensor, ...]:
     found: dict[_Memory, ModelTensor] = {}
     # The state dict and the modules give the same objects: each is looked at once. None: not plain.
     seen: dict[int, ModelTensor | None] = {}
-    state = {
-        name: value
-        for name, value in model.state_dict(keep_vars=True).items()
-        if isinstance(value, torch.Tensor)
-    }
-    for name, tensor in state.items():
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, torch.Tensor):
+            problems.extend(_why_not_skipped(name, tensor))
+            continue
         problem = _why_not_plain(tensor)
         if problem:
             problems.append((name, problem))
@@ -101,9 +103,19 @@ def read_model(model: nn.Module) -> tuple[ModelTensor, ...]:
         if not held.owners
     )
     problems.extend(_overlaps(found))
+    problems.extend(_hooked(model))
     if problems:
         raise UnsupportedModel(problems)
     return tuple(sorted(found.values(), key=lambda held: not held.names))
+
+
+def _hooked(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Find modules that compute something from what was loaded, after `load_state_dict` has loaded it."""
+    for path, module in model.named_modules():
+        if module._load_state_dict_post_hooks:  # noqa: SLF001 - no public way to know
+            does = "something is to be done after load_state_dict (register_load_state_dict_post_hook)"
+            do = "remove the hook, load, and do it yourself"
+            yield path or "model", f"{does}, which a load does not call: {do}"
 
 
 def _same_memory(tensor: torch.Tensor, found: dict[_Memory, ModelTensor]) -> ModelTensor:
@@ -120,6 +132,14 @@ def _held_tensors(model: nn.Module) -> Iterator[tuple[Owner, torch.Tensor]]:
         for attribute, tensor in members.items():
             if isinstance(tensor, torch.Tensor):
                 yield Owner(module, attribute, path), tensor
+
+
+def _why_not_skipped(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Say why something in the state dict that is no tensor is more than a note beside them."""
+    members = value if isinstance(value, (tuple, list)) else [value]
+    packed = any(isinstance(member, (torch.Tensor, torch.ScriptObject)) for member in members)
+    if packed and leaf_of(name) != "_extra_state":
+        yield name, "its values are packed, as in a quantised module: load first, quantise the model then"
 
 
 def _why_not_plain(tensor: torch.Tensor) -> str:

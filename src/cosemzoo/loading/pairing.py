@@ -1,17 +1,26 @@
 """Which tensor of the checkpoint belongs to which of the model: by name, translated where that helps."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from cosemzoo.checkpoints.shards import WeightsTable
 from cosemzoo.errors import AliasConflict
-from cosemzoo.loading.account import Shape
-from cosemzoo.loading.layouts import AS_IS, Layout, detect_layout, find_layout, wrapper_prefix
+from cosemzoo.loading.account import PrefixChange, Shape
+from cosemzoo.loading.layouts import (
+    AS_IS,
+    Layout,
+    common_prefixes,
+    detect_layout,
+    find_layout,
+    has_inner_wrappers,
+    without_inner_wrappers,
+    wrapper_prefix,
+)
 
 
-@frozen
-class TargetTensor:
+class TargetTensor(NamedTuple):
     """One tensor of the model, as far as a plan needs to know it.
 
     Attributes
@@ -36,20 +45,50 @@ class TargetTensor:
         return (self.name, *self.aliases)
 
 
+class GroupedTensor(TargetTensor):
+    """A grouped convolution's weight: its rows are in groups, and each group sees inputs of its own.
+
+    Attributes
+    ----------
+    groups : int
+    """
+
+    groups: int
+
+    @classmethod
+    def of(cls, target: TargetTensor, groups: int) -> "GroupedTensor":
+        """Give the same tensor, with its number of groups."""
+        made = cls(*target)
+        made.groups = groups
+        return made
+
+
 @frozen
 class Scheme:
-    """How one side names its tensors: a wrapper's prefix, then a layout."""
+    """How one side names its tensors: a wrapper's prefix, then a layout.
+
+    Attributes
+    ----------
+    wrapper : str
+        What stands before every name.
+    layout : Layout
+    inner : bool
+        Whether wrappers of inner modules are left out of the names as well.
+    """
 
     wrapper: str
     layout: Layout
+    inner: bool = False
 
     def key(self, name: str) -> str:
         """Give what this name has in common with the names of the same tensor elsewhere."""
-        return self.layout.canonical(name.removeprefix(self.wrapper))
+        bare = name.removeprefix(self.wrapper)
+        return self.layout.canonical(without_inner_wrappers(bare) if self.inner else bare)
 
     def keys(self, names: Sequence[str]) -> Iterable[str]:
         """Give the keys of many names."""
-        return map(self.key, names) if self.wrapper or self.layout is not AS_IS else names
+        same = not self.wrapper and not self.inner and self.layout is AS_IS
+        return names if same else map(self.key, names)
 
 
 @frozen
@@ -66,40 +105,67 @@ class Pairing:
     origin : Scheme
         How the checkpoint's code base names its tensors, whether or not names were translated: it tells
         which names in the file are one tensor.
+    changes : tuple of PrefixChange
+        What names were changed by besides.
     """
 
     names: Mapping[str, tuple[str, ...]]
     source: Scheme
     model: Scheme
     origin: Scheme
+    changes: tuple[PrefixChange, ...] = ()
 
 
-def pair_tensors(targets: Sequence[TargetTensor], weights: WeightsTable, declared: str | None) -> Pairing:
+def pair_by_name(
+    targets: Sequence[TargetTensor], source_names: Sequence[str], declared: str | None
+) -> Pairing:
     """Pair the tensors of a model with those of a checkpoint.
 
     Names are compared as they are, and translated from the checkpoint's layout to the model's; the
-    translation is used where it pairs more tensors, or as many and leaves fewer of the file's unused.
+    translation is used where it pairs more tensors, or as many and leaves fewer of the file's unused. What
+    stands before every name of one side, such as ``net.``, is left out where that pairs more.
 
     Parameters
     ----------
     targets : sequence of TargetTensor
-    weights : WeightsTable
+    source_names : sequence of str
+        Every name in the file, aliases included.
     declared : str or None
         The layout that the manifest declares; None or an unknown one is detected.
     """
     model_names = [name for target in targets for name in target.names]
-    source_names = [*weights.tensors, *weights.aliases]
-    model_wrapper, source_wrapper = wrapper_prefix(model_names), wrapper_prefix(source_names)
-    source_layout = find_layout(declared) or detect_layout(
-        name.removeprefix(source_wrapper) for name in source_names
-    )
-    origin = Scheme(source_wrapper, source_layout)
-    as_is = _pair(targets, source_names, Scheme(source_wrapper, AS_IS), Scheme(model_wrapper, AS_IS), origin)
+    origin = _recognise(source_names, find_layout(declared))
+    plain = Scheme(wrapper_prefix(source_names), AS_IS), Scheme(wrapper_prefix(model_names), AS_IS)
+    as_is = _pair(targets, source_names, plain, origin)
     if _fit(as_is) == (len(targets), len(source_names)):
         return as_is
-    model_layout = detect_layout(name.removeprefix(model_wrapper) for name in model_names)
-    translated = _pair(targets, source_names, origin, Scheme(model_wrapper, model_layout), origin)
-    return max(as_is, translated, key=_fit)
+    found = [as_is, _pair(targets, source_names, (origin, _recognise(model_names)), origin)]
+    sources, models = (_plain_schemes(names) for names in (source_names, model_names))
+    # Not both: another prefix on each side is no wrapper.
+    wrapped = [(source, models[0]) for source in sources] + [(sources[0], model) for model in models[1:]]
+    found += [_pair(targets, source_names, schemes, origin) for schemes in wrapped if schemes != plain]
+    best = max(found, key=_fit)
+    wrappers = best.source.wrapper, best.model.wrapper
+    changed = (PrefixChange(*wrappers, "wrapper"),) if wrappers[0] != wrappers[1] else ()
+    return evolve(best, changes=changed)
+
+
+def _recognise(names: Sequence[str], declared: Layout | None = None) -> Scheme:
+    """Recognise how names are made: the shortest prefix before all of them that leaves a known layout."""
+    wrapper, inner = wrapper_prefix(names), has_inner_wrappers(names)
+    if declared is not None:
+        return Scheme(wrapper, declared, inner)
+    for prefix in (wrapper, *common_prefixes(names)):
+        layout = detect_layout([name.removeprefix(prefix) for name in names])
+        if layout is not AS_IS:
+            return Scheme(prefix, layout, inner)
+    return Scheme(wrapper, AS_IS, inner)
+
+
+def _plain_schemes(names: Sequence[str]) -> list[Scheme]:
+    inner = has_inner_wrappers(names)
+    prefixes = dict.fromkeys((wrapper_prefix(names), *common_prefixes(names)))
+    return [Scheme(prefix, AS_IS, inner) for prefix in prefixes]
 
 
 def _fit(pairing: Pairing) -> tuple[int, int]:
@@ -110,10 +176,10 @@ def _fit(pairing: Pairing) -> tuple[int, int]:
 def _pair(
     targets: Sequence[TargetTensor],
     source_names: Sequence[str],
-    source: Scheme,
-    model: Scheme,
+    schemes: tuple[Scheme, Scheme],
     origin: Scheme,
 ) -> Pairing:
+    source, model = schemes
     by_key = names_by_key(source_names, source)
     names = {}
     for target, key in zip(targets, model.keys([target.name for target in targets]), strict=True):
@@ -127,10 +193,13 @@ def _pair(
     return Pairing(names, source, model, origin)
 
 
-def names_by_key(names: Sequence[str], scheme: Scheme) -> dict[str, list[str]]:
+def names_by_key(names: Sequence[str], scheme: Scheme) -> Mapping[str, Sequence[str]]:
     """Group names that are one tensor: those with the same key."""
+    keys = scheme.keys(names)
+    if keys is names:
+        return {name: (name,) for name in names}
     groups: dict[str, list[str]] = {}
-    for name, key in zip(names, scheme.keys(names), strict=True):
+    for name, key in zip(names, keys, strict=True):
         groups.setdefault(key, []).append(name)
     return groups
 
@@ -151,7 +220,7 @@ def check_same_type(groups: Iterable[tuple[str, ...]], weights: WeightsTable) ->
         With every contradiction.
     """
     conflicts = []
-    for group in groups:
+    for group in [group for group in groups if len(group) > 1]:
         for other in group[1:]:
             first, entry = group[0], weights.tensors[group[0]].entry
             found = weights.tensors[other].entry
@@ -163,10 +232,17 @@ def check_same_type(groups: Iterable[tuple[str, ...]], weights: WeightsTable) ->
 
 
 def module_of(name: str) -> str:
-    """Give the module of a tensor's name: ``head`` for ``head.weight``, empty for the root's own."""
-    return name.rpartition(".")[0]
+    """Give the module of a tensor's name: ``head`` for ``head.weight``, empty for the root's own.
+
+    What a parametrized weight is computed from, ``head.parametrizations.weight.original0``, is the module's.
+    """
+    if "parametrizations." not in name:
+        return name.rpartition(".")[0]
+    module, inner, _ = f".{name}".partition(".parametrizations.")
+    return module[1:] if inner else name.rpartition(".")[0]
 
 
 def leaf_of(name: str) -> str:
-    """Give the last part of a tensor's name: ``weight`` for ``head.weight``."""
-    return name.rpartition(".")[2]
+    """Give what a tensor is called in its module: ``weight`` for ``head.weight``."""
+    module = module_of(name)
+    return name[len(module) + 1 :] if module else name

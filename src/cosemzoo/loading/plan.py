@@ -1,11 +1,14 @@
 """The plan of a load, as a value: every copy that it will make, everything that it will not, and why."""
 
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Literal, NamedTuple, TypeAlias
 
 from attrs import frozen
 
-from cosemzoo.errors import CoverageTooLow, StrictLoadFailed, listing
+from cosemzoo.errors import CoverageTooLow, InvalidInput, StrictLoadFailed, listing
 from cosemzoo.loading.account import Account
+from cosemzoo.loading.inputs import DerivedTensor
 from cosemzoo.loading.rendering import render_html, render_text
 
 #: The (start, stop) of a copy along each axis.
@@ -13,8 +16,7 @@ Box: TypeAlias = tuple[tuple[int, int], ...]
 Strict: TypeAlias = Literal["auto", "require", "never"]
 
 
-@frozen
-class Copy:
+class Copy(NamedTuple):
     """One copy from a box of a stored tensor to a box of the same shape of a model's tensor."""
 
     source: str
@@ -35,6 +37,10 @@ class LoadPlan(Account):
         Pairs of stored tensors that are one tensor in the model: they must hold the same values.
     differences : tuple of str
         Why the load is not strict.
+    derived : mapping of str to DerivedTensor
+        Sources of copies that are computed from stored tensors, by what the copies call them.
+    input_problem : str
+        Why the first layer cannot be filled without the caller's word; empty where it can.
     strict : {"auto", "require", "never"}
     min_coverage : float
     """
@@ -42,6 +48,8 @@ class LoadPlan(Account):
     copies: tuple[Copy, ...]
     equal: tuple[tuple[str, str], ...]
     differences: tuple[str, ...]
+    derived: Mapping[str, DerivedTensor]
+    input_problem: str
     strict: Strict
     min_coverage: float
 
@@ -52,12 +60,19 @@ class LoadPlan(Account):
         ------
         StrictLoadFailed
             If `strict` is "require" and anything differs.
+        InvalidInput
+            If the first layer has another number of input channels, and nobody said what to do.
         CoverageTooLow
             If less than `min_coverage` of the backbone would be filled, or nothing at all of the model. Zero
             allows both.
         """
         if self.strict == "require" and self.differences:
             raise StrictLoadFailed(self.reference, self.differences)
+        self._check_coverage()
+        if self.input_problem:
+            raise InvalidInput([self.input_problem])
+
+    def _check_coverage(self) -> None:
         if self.min_coverage <= 0:
             return
         coverage, whole = self.coverage, self.model_coverage
@@ -79,7 +94,7 @@ class LoadPlan(Account):
     def _heading(self) -> str:
         try:
             self.check()
-        except (StrictLoadFailed, CoverageTooLow) as error:
+        except (StrictLoadFailed, CoverageTooLow, InvalidInput) as error:
             return f"plan of a load of {self.title}, which would be refused: {error}"
         return f"plan of a {self.outcome} load of {self.title}: {len(self.copies)} copies"
 
@@ -94,6 +109,7 @@ class LoadPlan(Account):
         return "\n".join(parts)
 
 
+@lru_cache(maxsize=1024)
 def whole(shape: tuple[int, ...]) -> Box:
     """Give the box that is a whole tensor."""
     return tuple([(0, length) for length in shape])

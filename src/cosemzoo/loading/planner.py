@@ -1,28 +1,31 @@
 """Making a plan, from names, shapes, dtypes and channels alone: no tensor data is needed."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, Final
 
-from cosemzoo.checkpoints.entries import TensorEntry
 from cosemzoo.checkpoints.shards import WeightsTable
 from cosemzoo.errors import InvalidHead, InvalidOption
 from cosemzoo.loading.account import TensorRow, UnusedTensor
-from cosemzoo.loading.dtypes import why_not_convertible
+from cosemzoo.loading.backbone_plan import plan_backbone
 from cosemzoo.loading.garbage import garbage_kept
 from cosemzoo.loading.head_plan import HeadPlan, head_copies, head_row, plan_heads
 from cosemzoo.loading.heads import HeadNames, find_heads
+from cosemzoo.loading.inputs import Inputs, plan_inputs
 from cosemzoo.loading.labels import parse_new_head
 from cosemzoo.loading.pairing import (
     Pairing,
     TargetTensor,
     check_same_type,
     module_of,
-    pair_tensors,
     stored_names,
 )
-from cosemzoo.loading.plan import Copy, LoadPlan, Strict, whole
+from cosemzoo.loading.plan import Copy, LoadPlan, Strict
+from cosemzoo.loading.prefixes import Rename, pair_tensors
+from cosemzoo.loading.vocabularies import Dialects
 from cosemzoo.manifest import Manifest
+
+_AS_TRAINED: Final = Inputs()
 
 
 @garbage_kept()
@@ -34,7 +37,11 @@ def make_plan(
     reference: str = "the checkpoint",
     commit: str | None = None,
     new_head: Any = None,
+    label_map: Any = None,
+    vocabulary: str | None = None,
     head: HeadNames = None,
+    rename: Rename = None,
+    inputs: Inputs = _AS_TRAINED,
     strict: Strict = "auto",
     min_coverage: float = 0.5,
 ) -> LoadPlan:
@@ -52,8 +59,16 @@ def make_plan(
         For the report.
     new_head : NewHead
         The channels of the model's head; see `cosemzoo.loading.labels`.
+    label_map : LabelMap
+        Which of the checkpoint's channels some of them take; see `cosemzoo.loading.label_map`.
+    vocabulary : str or None
+        What the labels of `new_head` mean; see `cosemzoo.loading.vocabularies`.
     head : HeadNames
         The model's head, where its name is not the manifest's; see `cosemzoo.loading.heads`.
+    rename : Rename
+        How names change; see `cosemzoo.loading.prefixes`.
+    inputs : Inputs
+        What the model will be given.
     strict : {"auto", "require", "never"}
         Whether everything must agree; "never" says that a partial load is expected.
     min_coverage : float
@@ -62,18 +77,23 @@ def make_plan(
     Raises
     ------
     InvalidHead
-        If `new_head` or `head` do not fit the model or the checkpoint.
+        If `new_head`, `label_map` or `head` do not fit the model or the checkpoint.
+    InvalidInput
+        If the input cannot be what the caller says.
+    InvalidRename, AmbiguousNames
+        If names cannot be paired as `rename` says, or could be in several ways.
     AliasConflict
         If names of one tensor have different shapes in the file.
     InvalidOption
-        If `strict` or `min_coverage` is none of the values allowed.
+        If `strict`, `min_coverage` or `vocabulary` is none of the values allowed.
     """
     _check_options(strict, min_coverage)
+    dialects = Dialects.of(vocabulary, manifest.vocabulary if manifest else None)
     wanted = parse_new_head(new_head)
-    pairing = pair_tensors(targets, weights, manifest.layout if manifest else None)
+    pairing = pair_tensors(targets, weights, manifest, rename=rename)
     heads = find_heads(targets, weights, manifest, pairing, head)
     channels = manifest.channels if manifest else ()
-    head_plans = plan_heads(heads, wanted, channels, weights)
+    head_plans = plan_heads(heads, wanted, channels, weights, label_map=label_map, dialects=dialects)
     if wanted is not None and not heads:
         raise InvalidHead([_no_head(manifest, targets, pairing)])
 
@@ -87,31 +107,27 @@ def make_plan(
             sources_of[pair.target.name] = pair.sources
             rows[pair.target.name] = head_row(head_plan, pair, weights, made)
     of_heads = frozenset().union(*(head.source_names for head in heads))
-    for target in targets:
-        if target.name in rows:
-            continue
+    backbone = [target for target in targets if target.name not in rows] if rows else targets
+    for target in backbone:
         names = pairing.names[target.name]
-        if not of_heads.isdisjoint(names):
-            names = tuple(name for name in names if name not in of_heads)
-        sources = stored_names(names, weights)
-        entry = weights.tensors[sources[0]].entry if sources else None
-        reason = _why_kept(target, entry)
-        if not reason:
-            box = whole(target.shape)
-            copies.append(Copy(sources[0], box, target.name, box))
-        sources_of[target.name] = sources
-        rows[target.name] = _backbone_row(target, entry, reason)
+        if of_heads and not of_heads.isdisjoint(names):
+            names = tuple([one for one in names if one not in of_heads])
+        sources_of[target.name] = stored_names(names, weights) if weights.aliases else names
+    input_plan = plan_inputs(inputs, backbone, sources_of, weights, manifest)
+    backbone_rows, backbone_copies = plan_backbone(backbone, sources_of, weights, input_plan)
+    rows |= backbone_rows
+    copies += backbone_copies
     check_same_type(sources_of.values(), weights)
-    tensors = tuple(rows[target.name] for target in targets)
+    tensors = tuple([rows[target.name] for target in targets])
 
-    copied = dict.fromkeys(copy.target for copy in copies)
-    equal = [(sources_of[name][0], other) for name in copied for other in sources_of[name][1:]]
-    used = {name for target in copied for name in sources_of[target]}
-    unused = tuple(_unused(weights, used, tensors, sources_of))
+    groups = [sources_of[name] for name in dict.fromkeys([copy.target for copy in copies])]
+    equal = [(group[0], other) for group in groups if len(group) > 1 for other in group[1:]]
+    unused = tuple(_unused(weights, set(chain.from_iterable(groups)), tensors, sources_of))
     channel_rows = tuple(row for head_plan in head_plans for row in head_plan.rows)
     taken = {row.source_row for row in channel_rows}
     unused_channels = tuple(str(channel) for i, channel in enumerate(channels) if i not in taken)
-    differences = tuple(_differences(tensors, head_plans, unused, unused_channels))
+    inferred = [f"names: {change}" for change in pairing.changes if change.why == "inferred"]
+    differences = (*inferred, *_differences(tensors, head_plans, unused, unused_channels))
     return LoadPlan(
         reference=reference,
         commit=commit,
@@ -122,10 +138,14 @@ def make_plan(
         unused_channels=unused_channels,
         source_layout=pairing.source.layout.name,
         model_layout=pairing.model.layout.name,
+        prefixes=pairing.changes,
+        input_differences=input_plan.differences,
         generated=manifest is not None and manifest.generated,
         copies=tuple(copies),
         equal=tuple(dict.fromkeys(equal)),
         differences=differences,
+        derived={one.name: one for one in input_plan.derived.values()},
+        input_problem=input_plan.problem,
         strict=strict,
         min_coverage=min_coverage,
     )
@@ -150,38 +170,17 @@ def _no_head(manifest: Manifest | None, targets: Sequence[TargetTensor], pairing
     return f"new_head was given, but the model has no head of the checkpoint's name ({names}): name it{looks}"
 
 
-def _why_kept(target: TargetTensor, entry: TensorEntry | None) -> str:
-    if entry is None:
-        return "not in the checkpoint"
-    if entry.shape != target.shape:
-        return f"shape {list(entry.shape)} in the checkpoint, {list(target.shape)} in the model"
-    return why_not_convertible(entry.dtype, target.dtype)
-
-
-def _backbone_row(target: TargetTensor, entry: TensorEntry | None, reason: str) -> TensorRow:
-    return TensorRow(
-        name=target.name,
-        aliases=target.aliases,
-        shape=target.shape,
-        dtype=target.dtype,
-        status="kept" if reason else "copied",
-        is_head=False,
-        filled=0 if reason else math.prod(target.shape),
-        source=entry.name if entry else None,
-        source_shape=entry.shape if entry else None,
-        source_dtype=entry.dtype if entry else None,
-        reason=reason,
-    )
-
-
 def _unused(
     weights: WeightsTable,
     used: set[str],
     tensors: Sequence[TensorRow],
     sources_of: Mapping[str, Sequence[str]],
 ) -> Iterator[UnusedTensor]:
+    left = sorted(weights.tensors.keys() - used)
+    if not left:
+        return
     kept = {name: row for row in tensors if row.status == "kept" for name in sources_of[row.name]}
-    for name in sorted(name for name in weights.tensors if name not in used):
+    for name in left:
         reason = "the model has no such tensor"
         if name in kept:
             reason = f"{kept[name].name}: {kept[name].reason}"
@@ -195,7 +194,7 @@ def _differences(
     unused_channels: Sequence[str],
 ) -> Iterator[str]:
     for tensor in tensors:
-        if tensor.status == "kept":
+        if tensor.status in ("kept", "adapted"):
             yield f"{tensor.name}: {tensor.reason}"
     yield from (f"{left.name} {list(left.shape)}: in the checkpoint only" for left in unused)
     yield from (f"channel {channel}: in the checkpoint only" for channel in unused_channels)

@@ -81,6 +81,9 @@ def _lines(account: Account) -> Iterator[str]:
     yield f"whole model: {account.model_coverage}"
     if account.source_layout != account.model_layout:
         yield f"names translated: {account.source_layout} → {account.model_layout}"
+    yield from (f"INPUT: {difference}" for difference in account.input_differences)
+    if account.prefixes:
+        yield f"names changed: {', '.join(map(str, account.prefixes))}"
     if account.assumed:
         yield (
             f"ASSUMED: {len(account.assumed)} head rows are copied by position, because the model's labels "
@@ -97,6 +100,7 @@ def _tables(account: Account) -> Iterator[_Table]:
     remaining: tuple[tuple[str, Sequence[TensorRow], Callable[[TensorRow], str]], ...] = (
         ("missing: the model's own values are kept", account.missing, lambda row: row.reason),
         ("mismatched: the model's own values are kept", account.mismatched, lambda row: row.reason),
+        ("adapted to the model's input", account.adapted, lambda row: row.reason),
         ("converted", account.converted, lambda row: f"{row.source_dtype} → {row.dtype}"),
     )
     for title, tensors, what in remaining:

@@ -34,7 +34,9 @@ class LoadReport(Account):
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as JSON values, derived numbers included."""
-        values: dict[str, Any] = json.loads(json.dumps(attrs.asdict(self)))
+        members = attrs.asdict(self, filter=lambda attribute, _: attribute.name != "tensors")
+        members["tensors"] = [row._asdict() for row in self.tensors]
+        values: dict[str, Any] = json.loads(json.dumps(members))
         for name in ("coverage", "model_coverage"):
             values[name] = attrs.asdict(getattr(self, name))
         for name in ("missing", "mismatched", "converted"):

@@ -1,5 +1,6 @@
 """Running something to its end: signals that arrive meanwhile are handled afterwards."""
 
+import inspect
 import signal
 import threading
 from collections.abc import Callable
@@ -61,6 +62,12 @@ class _Latch:
 def _handle(arrived: list[int]) -> None:
     if arrived:
         try:
-            signal.raise_signal(arrived.pop(0))
+            signum = arrived.pop(0)
+            handler = signal.getsignal(signum)
+            # Not raised anew: an event loop, which is woken by the signal itself, would handle it twice.
+            if callable(handler):
+                handler(signum, inspect.currentframe())
+            else:
+                signal.raise_signal(signum)
         finally:
             _handle(arrived)
