@@ -69,6 +69,27 @@ def test_it_predicts_what_the_network_of_these_weights_predicts(folder: Path) ->
 
 
 @pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("new_head", [None, ["er", "mito"]], ids=["own head", "new head"])
+def test_from_another_input_range_it_predicts_the_same(
+    new_head: list[str] | None, *, share: bool, folder: Path
+) -> None:
+    raw = torch.rand(1, 1, 198, 198, 198, generator=torch.Generator().manual_seed(1))
+    trained = load_model(folder, new_head=new_head)
+    network = load_model(folder, new_head=new_head, input_range=(0, 1), share=share)
+    with torch.no_grad():
+        torch.testing.assert_close(network(raw), trained(2 * raw - 1), rtol=1e-4, atol=1e-4)
+    assert network.manifest.input_range == (0, 1)  # type: ignore[union-attr]
+    assert [row.status for row in network.report.adapted] == ["adapted"] * 2  # type: ignore[union-attr]
+    again = load_model(folder, input_range=(-1, 1))
+    assert again.report.outcome == "strict"  # type: ignore[union-attr]
+
+
+def test_an_input_range_that_cannot_be_meant_is_refused(folder: Path) -> None:
+    with pytest.raises(InvalidOption, match="input_range"):
+        load_model(folder, input_range=(1, 0))
+
+
+@pytest.mark.parametrize("share", [True, False])
 def test_training_it_changes_it_and_never_the_file(folder: Path, share: bool) -> None:
     before = digest_of(folder)
     network, other = load_model(folder, share=share), load_model(folder)

@@ -5,11 +5,14 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Protocol, cast
 
 import torch
+from attrs import evolve
 from torch import nn
 
 from cosemzoo.checkpoints.mapped import TORCH_DTYPES, MappedWeights
 from cosemzoo.errors import InvalidHead, InvalidOption, StrictLoadFailed, UnknownNetwork, listing
 from cosemzoo.loading.assign import assign_plan
+from cosemzoo.loading.folding import why_not_exact
+from cosemzoo.loading.inputs import Inputs
 from cosemzoo.loading.label_map import LabelMap, map_labels
 from cosemzoo.loading.labels import NewHead, parse_new_head
 from cosemzoo.loading.model_tensors import ModelTensor, read_model
@@ -21,6 +24,7 @@ from cosemzoo.models import ReferenceLike, WeightsStore, resolve
 from cosemzoo.nets import build_network
 from cosemzoo.zoo import Checkpoint, Zoo
 
+_AS_TRAINED: Final = Inputs()
 _NOT_SAID: Final = "its manifest does not say which network it is"
 
 
@@ -45,6 +49,7 @@ def load_model(
     new_head: NewHead = None,
     label_map: LabelMap = None,
     vocabulary: str | None = None,
+    input_range: tuple[float, float] | None = None,
     device: str | int | torch.device | None = None,
     dtype: torch.dtype | None = None,
     share: bool = True,
@@ -61,6 +66,10 @@ def load_model(
         initialised as torch initialises that layer. None: the checkpoint's own head.
     label_map, vocabulary
         As for `cosemzoo.plan_load`; what the labels of `new_head` take and mean.
+    input_range : (float, float), optional
+        The smallest and largest value that the network will be given, such as ``(0, 1)``. Where it was
+        trained on others, its first layer is changed so that it computes the same; its `manifest` then says
+        this range.
     device : str, int or torch.device, optional
         By default the CPU.
     dtype : torch.dtype, optional
@@ -86,8 +95,10 @@ def load_model(
         weights do not fit.
     InvalidHead
         If `new_head` or `label_map` does not fit.
+    InvalidInput
+        If the first layer cannot take `input_range`, or not exactly.
     InvalidOption
-        If there is no such `vocabulary`, device or floating-point type.
+        If there is no such `vocabulary`, device or floating-point type, or `input_range` is no range.
     CosemZooError
         As `cosemzoo.fetch`. All of the above is found before weights are downloaded.
     UnsafeConversion, AliasConflict
@@ -115,10 +126,20 @@ def load_model(
     checkpoint = resolve(reference, zoo=zoo)
     began = time.perf_counter()
     network, held, plan = _planned_as_published(checkpoint, dtype)
-    if wanted is not None:
-        network = _build(checkpoint, len(wanted), dtype)
+    manifest = _manifest_of(checkpoint)
+    if wanted is not None or input_range is not None:
+        network = _build(checkpoint, None if wanted is None else len(wanted), dtype)
         held = read_model(network)
-        plan = _plan(checkpoint, held, new_head, label_map=label_map, vocabulary=vocabulary)
+        plan = _plan(
+            checkpoint,
+            held,
+            _own_head(manifest) if wanted is None else new_head,
+            label_map=label_map,
+            vocabulary=vocabulary,
+            inputs=Inputs(input_range=input_range, why_not_exact=why_not_exact(held)),
+            strict="auto" if wanted is None else "never",
+        )
+        manifest = evolve(manifest, input_range=input_range or manifest.input_range)
     planned = time.perf_counter()
     paths = zoo.fetch(checkpoint)
     fetched = time.perf_counter()
@@ -129,7 +150,7 @@ def load_model(
     sizes = {one.names[0]: one.tensor.element_size() for one in held if one.names}
     written = sum(row.filled * sizes[row.name] for row in plan.tensors)
     ready = cast("ReadyNetwork", network)
-    ready.manifest = _manifest_of(checkpoint)
+    ready.manifest = manifest
     ready.report = LoadReport.of(plan, bytes_written=written, seconds=seconds)
     return network
 
@@ -158,12 +179,16 @@ def _planned_as_published(
     """Build the network with the head that it was published with, all of whose values the file must have."""
     network = _build(checkpoint, None, dtype)
     held = read_model(network)
-    own = [(channel.label, channel.kind) for channel in _manifest_of(checkpoint).channels]
     try:
+        own = _own_head(_manifest_of(checkpoint))
         return network, held, _plan(checkpoint, held, own, strict="require")
     except (StrictLoadFailed, InvalidHead) as error:
         problem = f"the weights are not those of the network in its manifest:{listing(error.problems)}"
         raise UnknownNetwork(str(checkpoint.reference), problem) from error
+
+
+def _own_head(manifest: Manifest) -> list[tuple[str, str]]:
+    return [(channel.label, channel.kind) for channel in manifest.channels]
 
 
 def _plan(
@@ -173,6 +198,7 @@ def _plan(
     *,
     label_map: LabelMap = None,
     vocabulary: str | None = None,
+    inputs: Inputs = _AS_TRAINED,
     strict: Strict = "never",
 ) -> LoadPlan:
     plan = make_plan(
@@ -184,6 +210,7 @@ def _plan(
         new_head=new_head,
         label_map=label_map,
         vocabulary=vocabulary,
+        inputs=inputs,
         strict=strict,
         min_coverage=1.0,
     )
