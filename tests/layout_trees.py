@@ -1,7 +1,7 @@
 """The COSEM network as the module tree of every code base, and what is put around a network."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import nn
@@ -37,6 +37,11 @@ class LightningNetwork(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.net = network
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    """Give a network that is compiled when it is first run."""
+    return cast("nn.Module", torch.compile(network))
 
 
 #: The tree of every code base, by the name of its layout; the modules in it are those of the network.

@@ -3,6 +3,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 from cosemzoo.checkpoints.writer import write_safetensors
 from cosemzoo.errors import (
     CriterionNotFound,
+    InputDiffers,
     IntegrityError,
     InvalidHead,
     InvalidReference,
@@ -23,6 +25,7 @@ from cosemzoo.errors import (
     RunNotFound,
     StrictLoadFailed,
 )
+from cosemzoo.manifest import Channel, HeadTensor, Manifest
 from cosemzoo.reference import Reference
 from cosemzoo.starts import CosemStart, CosemStartConfig, FolderStore, Start, StartConfig
 from cosemzoo.zoo import Checkpoint, Zoo
@@ -245,6 +248,67 @@ def test_options_reach_the_load(store: FolderStore) -> None:
         start.initialize_weights(model, new_head=LABELS, head="out", min_coverage=0.0, strict="never")
     assert start.report is not None
     assert {row.status for row in start.report.channels} == {"loaded"}
+
+
+class Described(nn.Module):
+    """A model for a checkpoint that says what goes in."""
+
+    def __init__(self, inputs: int = 2, body: str = "backbone") -> None:
+        super().__init__()
+        self.add_module(body, nn.Sequential(nn.Conv1d(inputs, 4, 3)))
+        self.prediction_head = nn.Conv1d(4, 3, 1)
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> tuple[FolderStore, Mapping[str, torch.Tensor]]:
+    folder = tmp_path / "described" / "setup04" / "1"
+    folder.mkdir(parents=True)
+    state = Described().state_dict()
+    write_safetensors(folder / "model.safetensors", state)
+    manifest = Manifest(
+        run="setup04",
+        channels=tuple(Channel(label, "distance") for label in ("ecs", "pm", "er")),
+        head=(HeadTensor("prediction_head.weight"), HeadTensor("prediction_head.bias")),
+        vocabulary="cosem",
+        input_voxel_size=(8.0, 8.0, 8.0),
+        input_range=(-1.0, 1.0),
+        input_channels=("raw", "dose"),
+    )
+    (folder / "config.json").write_text(manifest.to_json(), encoding="utf-8")
+    return FolderStore(tmp_path / "described"), state
+
+
+@pytest.mark.parametrize(
+    ("options", "warning", "column", "factor"),
+    [
+        ({"label_map": {"ld": "pm"}, "new_head": ["ecs", "ld", "er"]}, None, [0, 1], 1),
+        ({"vocabulary": "cnnectome", "new_head": ["ecs", "plasma_membrane", "er"]}, None, [0, 1], 1),
+        ({"rename": {"backbone.": "encoder."}}, None, [0, 1], 1),
+        ({"in_channels": "first"}, PartialLoad, [0, 1, None], 1),
+        ({"input_channels": ["dose", "raw"]}, PartialLoad, [1, 0], 1),
+        ({"input_range": (0, 1)}, (PartialLoad, InputDiffers), [0, 1], 2),
+        ({"voxel_size": 4}, InputDiffers, [0, 1], 1),
+        ({"read": "sequential"}, None, [0, 1], 1),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_what_the_caller_says_reaches_the_load(
+    options: dict[str, Any],
+    warning: type[Warning] | tuple[type[Warning], ...] | None,
+    column: list[int | None],
+    factor: float,
+    described: tuple[FolderStore, Mapping[str, torch.Tensor]],
+) -> None:
+    store, state = described
+    body = "encoder" if "rename" in options else "backbone"
+    model, start = Described(len(column), body), CosemStart("setup04@1", store=store)
+    with pytest.warns(warning) if warning else nullcontext():
+        start.initialize_weights(model, **{"new_head": ["ecs", "pm", "er"], **options})
+    first = model.get_parameter(f"{body}.0.weight")
+    for i, source in enumerate(column):
+        expected = 0 * first[:, i] if source is None else factor * state["backbone.0.weight"][:, source]
+        assert torch.allclose(first[:, i], expected)
+    assert torch.equal(model.prediction_head.weight, state["prediction_head.weight"])
 
 
 def test_a_plan_changes_nothing(store: FolderStore) -> None:

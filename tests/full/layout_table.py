@@ -167,8 +167,8 @@ def outcome(loader: Loader, source: str, target: str, real: nn.Module | None) ->
     Returns
     -------
     Outcome
-        ``tensors`` of ``all_tensors`` for the same labels; for the others the rows that are ``loaded`` from the
-        channel of their label, ``kept`` or filled with a ``wrong`` channel; and the ``error`` of the second.
+        ``tensors`` of ``all_tensors`` for the same labels; for the others the rows that are ``loaded`` from
+        the channel of their label, ``kept``, or filled with a ``wrong`` channel, and the ``error``.
     """
     stored = random_network(len(LABELS), seed=1)
     state, expected = NETWORKS[source](stored).state_dict(), stored.state_dict()

@@ -31,7 +31,7 @@ from tests.full.layout_table import (
     page,
     rows_of,
 )
-from tests.layout_trees import TREES, LightningNetwork, names_of, random_network
+from tests.layout_trees import TREES, LightningNetwork, compiled, names_of, random_network
 
 pytestmark = [
     pytest.mark.full,
@@ -39,23 +39,23 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning"),
 ]
 
-LISTS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "tests" / "data" / "keys").glob("*")}
+KEYS = ROOT / "tests" / "data" / "keys"
+LISTS = {path.stem: json.loads(path.read_text()) for path in sorted(KEYS.glob("*.json"))}
 RUNS = [name.rpartition("-")[2] for name in LISTS if name.startswith("cellmap")]
 
 
 def compiled_inside(model: nn.Module) -> nn.Module:
     """Compile the U-Net where it is, as a training does to compile most of a network."""
-    for path in ("architecture.unet", "backbone"):
-        parent, _, name = path.rpartition(".")
-        if parent in dict(model.named_modules()) and hasattr(model.get_submodule(parent), name):
-            setattr(model.get_submodule(parent), name, torch.compile(model.get_submodule(path)))
+    paths = [path for path, _ in model.named_modules() if path in ("architecture.unet", "backbone")]
+    model.set_submodule(paths[0], compiled(model.get_submodule(paths[0])))
+    assert all("._orig_mod." in name for name in model.state_dict() if "l_conv" in name)
     return model
 
 
 AROUND: Mapping[str, Callable[[nn.Module], nn.Module]] = {
     "module.": nn.DataParallel,
     "net.": LightningNetwork,
-    "_orig_mod.": torch.compile,
+    "_orig_mod.": compiled,
     "compiled inside": compiled_inside,
 }
 

@@ -21,7 +21,7 @@ from cosemzoo.manifest import Channel, HeadTensor, Manifest
 from cosemzoo.models import load_into
 from cosemzoo.nets import CosemUNet
 from cosemzoo.zoo import Zoo
-from tests.layout_trees import TREES, LightningNetwork, names_of, random_network
+from tests.layout_trees import TREES, LightningNetwork, compiled, names_of, random_network
 
 # torch itself uses it when a network is compiled.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
@@ -48,8 +48,8 @@ WRAPPERS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
     "nothing": lambda network: network,
     "module.": nn.DataParallel,
     "net.": LightningNetwork,
-    "_orig_mod.": torch.compile,
-    "module._orig_mod.": lambda network: nn.DataParallel(torch.compile(network)),
+    "_orig_mod.": compiled,
+    "module._orig_mod.": lambda network: nn.DataParallel(compiled(network)),
 }
 TENSORS = {"8 nm to 4 nm": 42, "4 nm to 4 nm": 42, "plain": 36}
 
@@ -164,7 +164,7 @@ def test_a_backbone_that_is_compiled_is_looked_into(source: str, target: str, sa
     folder = save(
         TREES[source](stored).state_dict(), "ab", ("prediction_head.weight", "prediction_head.bias")
     )
-    network.backbone = torch.compile(network.backbone)  # type: ignore[assignment]
+    network.backbone = compiled(network.backbone)
     report = load_into(TREES[target](network), folder, new_head=["a", "b"], zoo=Zoo(offline=True))
     assert report.outcome == "strict"
     state = TREES[target](network).state_dict()
