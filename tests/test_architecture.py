@@ -25,7 +25,8 @@ WITH_TORCH = {
     "cosem",
     "build",
     "derived",
-    "folding",
+    "first_layer",
+    "fine_tuning",
 }
 TORCH_FREE_ROOMS = {
     "errors",

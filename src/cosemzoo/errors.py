@@ -797,6 +797,26 @@ class UnsupportedModel(CosemZooError, TypeError):
         super().__init__(f"there are tensors that cannot be handled safely; nothing was changed:{lines}")
 
 
+class DifferentModel(CosemZooError, LookupError):
+    """A model that is not the one that a report is about.
+
+    Attributes
+    ----------
+    reference : str
+        What was loaded.
+    missing : tuple of str
+        The tensors that were loaded, and that this model does not have.
+    """
+
+    def __init__(self, reference: str, missing: Sequence[str]) -> None:
+        self.reference, self.missing = reference, tuple(missing)
+        super().__init__(
+            f"the model is not the one that {reference} was loaded into; it does not have:"
+            f"{listing(self.missing)}\n"
+            "Give the model that was loaded, as it is or wrapped whole (DataParallel, torch.compile)."
+        )
+
+
 class UnknownNetwork(CosemZooError, LookupError):
     """A checkpoint whose network cannot be built here.
 

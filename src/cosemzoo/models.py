@@ -14,7 +14,7 @@ from cosemzoo.checkpoints.mapped import MappedWeights, state_dict_of
 from cosemzoo.checkpoints.mounts import READS, Read
 from cosemzoo.errors import InputDiffers, InvalidOption, PartialLoad
 from cosemzoo.loading.apply import apply_plan, check_equal
-from cosemzoo.loading.folding import why_not_exact
+from cosemzoo.loading.first_layer import find_first_layer
 from cosemzoo.loading.heads import HeadNames
 from cosemzoo.loading.inputs import Inputs
 from cosemzoo.loading.label_map import LabelMap
@@ -215,7 +215,9 @@ def plan_load(
     input_range : (float, float), optional
         The smallest and largest value that the model will be given, such as ``(0, 1)``. Where the checkpoint
         expects others, its first layer is changed so that it computes the same (w' = 2w, b' = b - Σw for
-        [0, 1] instead of [-1, 1]).
+        [0, 1] instead of [-1, 1]). It is refused where that layer pads with zeros, or another could be given
+        the input as well. What a forward method does by itself cannot be seen: padding by a function, or an
+        input that is added again further on, make it inexact.
     voxel_size : (float, float, float) or float, optional
         Of what the model will be given, in nm, z y x; a difference is warned of.
     strict : {"auto", "require", "never"}
@@ -253,7 +255,7 @@ def plan_load(
         strict=strict,
         min_coverage=min_coverage,
     )
-    return _plan(held, resolve(reference, zoo=zoo), new_head, options)
+    return _plan(model, held, resolve(reference, zoo=zoo), new_head, options)
 
 
 def load_into(
@@ -346,7 +348,7 @@ def load_checkpoint(
     held = read_model(model)
     checkpoint = resolve(reference, zoo=zoo)
     began = time.perf_counter()
-    plan = _plan(held, checkpoint, new_head, planning)
+    plan = _plan(model, held, checkpoint, new_head, planning)
     plan.check()
     planned = time.perf_counter()
     paths = zoo.fetch(checkpoint)
@@ -357,6 +359,13 @@ def load_checkpoint(
     if plan.differences:
         # Before the commit: where warnings are errors, it must leave the model as it was.
         warnings.warn(_what_is_partial(plan), PartialLoad, stacklevel=3)
+    manifest, vocabulary = checkpoint.manifest, options.get("vocabulary")
+    if vocabulary is not None and (manifest is None or manifest.vocabulary is None):
+        _logger.warning(
+            "%s: vocabulary=%r has no effect: the checkpoint does not say whose labels it has; names decide",
+            plan.reference,
+            vocabulary,
+        )
     if plan.assumed:
         _logger.warning(
             "%s: %d head rows copied by position, the model's labels being unknown; say them with new_head",
@@ -375,7 +384,11 @@ def _or_default(zoo: WeightsStore | None) -> WeightsStore:
 
 
 def _plan(
-    held: Sequence[ModelTensor], checkpoint: Checkpoint, new_head: NewHead, options: PlanOptions
+    model: nn.Module,
+    held: Sequence[ModelTensor],
+    checkpoint: Checkpoint,
+    new_head: NewHead,
+    options: PlanOptions,
 ) -> LoadPlan:
     input_range = options.get("input_range")
     inputs = Inputs(
@@ -383,7 +396,7 @@ def _plan(
         input_channels=options.get("input_channels"),
         input_range=input_range,
         voxel_size=options.get("voxel_size"),
-        why_not_exact={} if input_range is None else why_not_exact(held),
+        first_layer=find_first_layer(model, held, others=input_range is not None),
     )
     return make_plan(
         [one.target for one in held if one.names],

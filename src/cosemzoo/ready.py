@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import torch
 from attrs import evolve
@@ -11,7 +11,7 @@ from torch import nn
 from cosemzoo.checkpoints.mapped import TORCH_DTYPES, MappedWeights
 from cosemzoo.errors import InvalidHead, InvalidOption, StrictLoadFailed, UnknownNetwork, listing
 from cosemzoo.loading.assign import assign_plan
-from cosemzoo.loading.folding import why_not_exact
+from cosemzoo.loading.first_layer import find_first_layer
 from cosemzoo.loading.inputs import Inputs
 from cosemzoo.loading.label_map import LabelMap, map_labels
 from cosemzoo.loading.labels import NewHead, parse_new_head
@@ -136,10 +136,16 @@ def load_model(
             _own_head(manifest) if wanted is None else new_head,
             label_map=label_map,
             vocabulary=vocabulary,
-            inputs=Inputs(input_range=input_range, why_not_exact=why_not_exact(held)),
+            inputs=Inputs(
+                input_range=input_range,
+                # Of these networks it is known that one layer is given the input.
+                first_layer=find_first_layer(network, held, others=False),
+            ),
             strict="auto" if wanted is None else "never",
         )
-        manifest = evolve(manifest, input_range=input_range or manifest.input_range)
+        if input_range is not None:
+            low, high = input_range
+            manifest = evolve(manifest, input_range=(float(low), float(high)))
     planned = time.perf_counter()
     paths = zoo.fetch(checkpoint)
     fetched = time.perf_counter()
@@ -153,6 +159,41 @@ def load_model(
     ready.manifest = manifest
     ready.report = LoadReport.of(plan, bytes_written=written, seconds=seconds)
     return network
+
+
+def network_arguments(manifest: Manifest) -> dict[str, Any]:
+    """Give what the network of a manifest is built from; the manifest need not say its channels twice."""
+    assert manifest.architecture is not None
+    return {"channels": len(manifest.channels), **manifest.architecture.arguments}
+
+
+def empty_network(manifest: Manifest | None, reference: str, *, channels: int | None = None) -> nn.Module:
+    """Build the network of a manifest on `meta`: with names, shapes and arithmetic, without values.
+
+    Parameters
+    ----------
+    manifest : Manifest or None
+    reference : str
+        What it is called in an error.
+    channels : int, optional
+        Output rows of the head, instead of the manifest's own.
+
+    Raises
+    ------
+    UnknownNetwork
+        If the manifest does not say which network it is, or says one that cannot be built here.
+    """
+    if manifest is None or manifest.architecture is None:
+        raise UnknownNetwork(reference, _NOT_SAID)
+    rows, arguments = len(manifest.channels), network_arguments(manifest)
+    if arguments["channels"] != rows:
+        problem = f"its manifest lists {rows} channels, and a network of {arguments['channels']}"
+        raise UnknownNetwork(reference, problem)
+    try:
+        with torch.device("meta"):
+            return build_network(manifest.architecture.name, arguments, channels=channels)
+    except ValueError as error:
+        raise UnknownNetwork(reference, str(error)) from error
 
 
 def _usable(device: str | int | torch.device | None) -> torch.device:
@@ -219,20 +260,7 @@ def _plan(
 
 
 def _build(checkpoint: Checkpoint, channels: int | None, dtype: torch.dtype | None) -> nn.Module:
-    manifest = _manifest_of(checkpoint)
-    architecture = manifest.architecture
-    if architecture is None:
-        raise UnknownNetwork(str(checkpoint.reference), _NOT_SAID)
-    rows = len(manifest.channels)
-    arguments = {"channels": rows, **architecture.arguments}
-    if arguments["channels"] != rows:
-        problem = f"its manifest lists {rows} channels, and a network of {arguments['channels']}"
-        raise UnknownNetwork(str(checkpoint.reference), problem)
-    try:
-        with torch.device("meta"):
-            network = build_network(architecture.name, arguments, channels=channels)
-    except ValueError as error:
-        raise UnknownNetwork(str(checkpoint.reference), str(error)) from error
+    network = empty_network(checkpoint.manifest, str(checkpoint.reference), channels=channels)
     return network.to(dtype or _stored_dtype(checkpoint))
 
 

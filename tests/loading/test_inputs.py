@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from attrs import evolve
@@ -227,6 +228,8 @@ def test_named_channels_in_another_order_are_reordered_though_their_number_agree
         (["raw", "raw"], "a name twice"),
         ("raw", "not a list"),
         ([1, 2], "not a list"),
+        ({"raw"}, "not a list"),
+        (3, "not a list"),
     ],
     ids=str,
 )
@@ -303,8 +306,14 @@ def test_a_warning_that_is_an_error_leaves_the_model_as_it_was(saved: Any, state
         {"voxel_size": (4, 4)},
         {"voxel_size": (4, 4, 0)},
         {"voxel_size": "444"},
+        {"voxel_size": b"444"},
+        {"voxel_size": True},
+        {"voxel_size": {}},
+        {"voxel_size": 1j},
+        {"input_range": (0, 10**400)},
+        {"in_channels": np.array(["mean"])},
     ],
-    ids=str,
+    ids=lambda option: str(option)[:40],
 )
 def test_values_that_cannot_be_meant_are_refused(option: dict[str, Any], saved: Any, load: Load) -> None:
     with pytest.raises(InvalidOption, match=next(iter(option))):
@@ -330,3 +339,158 @@ def test_no_activation_is_lost_or_added(there: int, here: int, how: Any) -> None
     assert sum(map(sum, mixing)) == pytest.approx(there)
     if how != "first" or here >= there:
         assert [sum(row[i] for row in mixing) for i in range(there)] == pytest.approx([1.0] * there)
+
+
+class Wrapped(nn.Module):
+    """A network, and what else it is given: before the stem, beside it, or of it."""
+
+    def __init__(self, **others: nn.Module) -> None:
+        super().__init__()
+        for name, module in others.items():
+            setattr(self, name, module)
+        self.stem = nn.Conv2d(1, 4, 3)
+        self.body = nn.Conv2d(4, 4, 1)
+        self.head = nn.Conv2d(4, 2, 1)
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight - self.weight.mean()
+        return nn.functional.conv2d(x, weight, self.bias)
+
+
+def with_stem(stem: nn.Module) -> nn.Module:
+    network = Wrapped()
+    network.stem = stem  # type: ignore[assignment]
+    return network
+
+
+INEXACT: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "weight_norm": (
+        lambda: with_stem(torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 4, 3))),
+        "cannot take it",
+    ),
+    "a norm before": (lambda: Wrapped(norm=nn.BatchNorm2d(1)), "norm, cannot take it"),
+    "a recurrent layer before": (lambda: Wrapped(scan=nn.GRU(1, 4)), "scan, cannot take it"),
+    "padding before": (lambda: Wrapped(pad=nn.ZeroPad2d(1)), "may pad the input with a constant"),
+    "a second stem": (lambda: Wrapped(skip=nn.Conv2d(1, 4, 1)), "may be given the same input"),
+    "a time embedding": (lambda: Wrapped(time=nn.Linear(1, 4)), "may be given the same input"),
+    "an embedding": (lambda: Wrapped(table=nn.Embedding(4, 4)), "table, cannot take it"),
+    "a transposed stem": (lambda: with_stem(nn.ConvTranspose2d(1, 4, 3)), "cannot take it"),
+    "a stem of its own kind": (
+        lambda: with_stem(Standardised(1, 4, 3)),
+        "something of its own with its weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", INEXACT)
+def test_where_a_range_could_not_be_folded_in_exactly_it_is_refused(
+    case: str, saved: Any, load: Load, state_of: StateOf
+) -> None:
+    make, why = INEXACT[case]
+    folder, model = saved(make(), input_range=[-1, 1]), make()
+    before = state_of(model)
+    with pytest.raises(InvalidInput, match=why):
+        load(model, folder, input_range=(0, 1))
+    assert state_of(model) == before
+    load(model, folder)
+
+
+def test_a_shared_first_weight_is_not_changed_for_one_of_its_layers(saved: Any, load: Load) -> None:
+    source, model = Wrapped(), Wrapped()
+    for network in (source, model):
+        network.again = nn.Conv2d(1, 4, 3)
+        network.again.weight = network.stem.weight
+    with pytest.raises(InvalidInput, match="another layer has the same weight"):
+        load(model, saved(source, input_range=[-1, 1]), input_range=(0, 1))
+
+
+def test_layers_after_the_first_in_a_sequence_are_not_given_its_input(saved: Any, load: Load) -> None:
+    def network() -> nn.Module:
+        net = Net(rank=0)
+        net.stem = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 4))
+        return net.double()
+
+    source, model = network(), network()
+    load(model, saved(source, input_range=[-1, 1]), input_range=(0, 1))
+    data = block(1, 0).double()
+    torch.testing.assert_close(model(data), source(2 * data - 1), rtol=1e-12, atol=1e-12)
+
+
+def test_a_first_layer_that_is_the_head_takes_no_range(saved: Any, load: Load) -> None:
+    def network() -> nn.Module:
+        return nn.ModuleDict({"head": nn.Linear(1, 2), "after": nn.Linear(2, 3)})
+
+    with pytest.raises(InvalidInput, match="head, is not loaded, or is the head"):
+        load(network(), saved(network(), input_range=[-1, 1]), input_range=(0, 1))
+
+
+def test_values_that_are_no_floating_point_numbers_are_kept_and_said_to_be(saved: Any, load: Load) -> None:
+    source, model = Net(rank=2), Net(2, rank=2)
+    state = {**source.state_dict(), "stem.weight": torch.ones(4, 1, 3, 3, dtype=torch.int8)}
+    folder, own = saved(source), model.stem.weight.clone()
+    write_safetensors(folder / "model.safetensors", state)
+    with pytest.raises(InvalidInput, match="in_channels='mean' adapts the first layer only"):
+        load(model, folder, in_channels="mean", min_coverage=0.1)
+    report = load(model, folder, in_channels="keep", min_coverage=0.1)
+    assert torch.equal(model.stem.weight, own)
+    assert [row.filled for row in report.tensors if row.name == "stem.weight"] == [0]
+
+
+@pytest.mark.parametrize(
+    "stems",
+    [(nn.ConvTranspose2d(8, 8, 1), nn.ConvTranspose2d(8, 6, 1)), (nn.Embedding(9, 8), nn.Embedding(9, 6))],
+)
+def test_axes_that_are_no_input_channels_are_not_taken_for_them(
+    stems: tuple[nn.Module, nn.Module], saved: Any, load: Load
+) -> None:
+    source, model = with_stem(stems[0]), with_stem(stems[1])
+    folder = saved(source)
+    report = load(model, folder, min_coverage=0.1)
+    assert report.adapted == ()
+    assert report.mismatched[0].name == "stem.weight"
+    with pytest.raises(InvalidInput, match="not a convolution or a linear layer"):
+        load(model, folder, in_channels="mean", min_coverage=0.1)
+
+
+def test_grouped_first_layers_are_copied_or_refused_and_never_mixed(saved: Any, load: Load) -> None:
+    source = with_stem(nn.Conv2d(4, 4, 3, groups=2))
+    folder = saved(source, input_channels=["a", "b", "c", "d"])
+    model = with_stem(nn.Conv2d(4, 4, 3, groups=2))
+    assert load(model, folder, input_channels=["a", "b", "c", "d"]).outcome == "strict"
+    deep = with_stem(nn.Conv2d(4, 4, 3, groups=4))
+    with pytest.raises(InvalidInput, match="in groups of them"):
+        load(deep, folder, in_channels="mean", min_coverage=0.1)
+
+
+def test_a_folded_load_is_strict_because_nothing_of_it_is_left_out(saved: Any, load: Load) -> None:
+    report = load(Net(), saved(Net(), input_range=[-1, 1]), input_range=(0, 1), strict="require")
+    assert report.outcome == "strict"
+
+
+def test_a_report_says_what_the_checkpoint_was_trained_on(saved: Any, load: Load) -> None:
+    about = {"input_voxel_size": [8, 8, 8], "input_sampling": "every second voxel", "input_range": [-1, 1]}
+    report = load(Net(), saved(Net(), **about))
+    expected = "voxels of 8 x 8 x 8 nm (every second voxel), values in [-1, 1]"
+    assert report.input_expected == expected
+    assert f"trained on {expected}" in str(report)
+
+
+def test_a_voxel_size_that_the_checkpoint_does_not_state_is_warned_of(saved: Any) -> None:
+    with pytest.warns(InputDiffers, match="does not say which voxels it expects.*4 x 4 x 4 nm"):
+        load_into(Net(), saved(Net()), new_head=["a", "b"], voxel_size=4, zoo=Zoo(offline=True))
+
+
+@pytest.mark.parametrize("given", [np.array([0, 1]), [np.int64(0), np.float32(1)], torch.tensor([0.0, 1.0])])
+def test_ranges_may_be_numpys_and_torchs_numbers(given: Any, saved: Any, load: Load) -> None:
+    source, model = Net(), Net()
+    load(model, saved(source, input_range=[-1, 1]), input_range=given)
+    assert torch.equal(model.stem.weight, 2 * source.stem.weight)
+
+
+@pytest.mark.parametrize("size", [np.int64(8), np.array([8, 8, 8]), torch.tensor(8.0), np.float32(8)])
+def test_voxel_sizes_may_be_numpys_and_torchs_numbers(size: Any, saved: Any) -> None:
+    folder = saved(Net(), input_voxel_size=[8, 8, 8])
+    report = load_into(Net(), folder, new_head=["a", "b"], voxel_size=size, zoo=Zoo(offline=True))
+    assert report.input_differences == ()

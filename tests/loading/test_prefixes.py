@@ -2,6 +2,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,6 +118,40 @@ def test_two_parts_that_fit_are_an_error_that_names_both(table: Table) -> None:
     assert "rename={'backbone.': 'left.'}" in str(caught.value)
     made = plan(table, shapes("backbone."), twins, new_head=None, rename={"backbone.": "right."})
     assert {copy.target for copy in made.copies} == {f"right.{name}" for name in BODY}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_the_rule_that_an_ambiguity_names_can_be_typed(layout: Any, wrapper: str, table: Table) -> None:
+    source = {wrapper + prefix + name: shape for prefix in layout.backbone for name, shape in BODY.items()}
+    targets = model(shapes("left.", None) | shapes("right.", None))
+    with pytest.raises(AmbiguousNames) as caught:
+        make_plan(targets, table(source), None)
+    made = make_plan(targets, table(source), None, rename={caught.value.prefix: "right."})
+    assert {copy.target for copy in made.copies} == {f"right.{name}" for name in BODY}
+
+
+def test_two_names_of_one_tensor_may_both_be_renamed_to_it(table: Table) -> None:
+    source = shapes("architecture.unet.", None) | shapes("chain.0.unet.", None)
+    both = {"architecture.unet.": "enc.", "chain.0.unet.": "enc."}
+    for rename in (both, {"architecture.unet.": "enc."}):
+        made = make_plan(model(shapes("enc.", None)), table(source), None, rename=rename)
+        assert made.coverage.fraction == 1
+        assert len(made.equal) == len(BODY)
+        assert made.unused == ()
+
+
+def test_a_rule_whose_names_all_have_a_longer_one_is_no_mistake(table: Table) -> None:
+    rename = {"a.": "x.", "a.b.": "y."}
+    made = make_plan(model({"y.weight": (2,)}), table({"a.b.weight": (2,)}), None, rename=rename)
+    assert made.outcome == "strict"
+
+
+def test_a_layout_that_is_declared_wrongly_does_no_harm_to_a_translation(table: Table) -> None:
+    wrong = evolve(MANIFEST, layout="cellmap-models")
+    source = shapes("architecture.unet.", "prediction_head.")
+    made = make_plan(model(shapes("backbone.")), table(source), wrong, new_head=LABELS)
+    assert made.outcome == "strict"
 
 
 def test_one_part_under_two_names_is_no_ambiguity(table: Table) -> None:

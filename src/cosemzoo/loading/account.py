@@ -185,6 +185,8 @@ class Account:
         The naming schemes that names were translated between; ``as is`` for none.
     prefixes : tuple of PrefixChange
         What names were changed by besides.
+    input_expected : str
+        What the checkpoint was trained on, as far as it says.
     input_differences : tuple of str
         What the caller says of the model's input and the checkpoint says otherwise.
     generated : bool
@@ -201,6 +203,7 @@ class Account:
     source_layout: str
     model_layout: str
     prefixes: tuple[PrefixChange, ...]
+    input_expected: str
     input_differences: tuple[str, ...]
     generated: bool
 

@@ -242,7 +242,7 @@ def _matched_rows(
 
 
 def _other_group(head: Head, row: int, match: Match, offered: int) -> str:
-    """Say that a row of a grouped convolution sees other inputs than its channel did; empty where it does not."""
+    """Say that a row of a grouped convolution sees other inputs than its channel did; empty for the same."""
     if match.source is None or head.groups == 1:
         return ""
     here, there = row * head.groups // head.rows, match.source * head.groups // offered
@@ -254,7 +254,7 @@ def _other_group(head: Head, row: int, match: Match, offered: int) -> str:
 
 def _why_not_by_rows(name: str) -> str:
     mixes = "its weight is computed from all its rows together (spectral_norm or another parametrization)"
-    do = "list the checkpoint's channels in their order, or take the parametrization away, load, and make it again"
+    do = "give the checkpoint's channels in their order, or take it away on both sides"
     return f"{name}: rows cannot be taken one by one, {mixes}: {do}"
 
 

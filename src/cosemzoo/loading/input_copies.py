@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from cosemzoo.checkpoints.entries import TensorEntry
 from cosemzoo.loading.account import TensorRow
-from cosemzoo.loading.dtypes import why_not_convertible
 from cosemzoo.loading.inputs import InputPlan
 from cosemzoo.loading.pairing import TargetTensor
 from cosemzoo.loading.plan import Copy, whole
@@ -26,7 +25,4 @@ def input_row(plan: InputPlan, target: TargetTensor, entry: TensorEntry, copies:
     filled = sum(math.prod(stop - start for start, stop in copy.target_box) for copy in copies)
     stored = entry.name, entry.shape, entry.dtype
     name, aliases, shape, dtype = target
-    reason = why_not_convertible(entry.dtype, dtype)
-    if reason:
-        return TensorRow(name, aliases, shape, dtype, "kept", False, 0, *stored, reason)
     return TensorRow(name, aliases, shape, dtype, "adapted", False, filled, *stored, plan.reason)

@@ -5,17 +5,45 @@ channels, and so that a network that was trained on one range of values computes
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any
+from typing import Final
 
 from attrs import Factory, frozen
 
 from cosemzoo.checkpoints.shards import WeightsTable
 from cosemzoo.errors import InvalidInput, InvalidOption
 from cosemzoo.loading.account import Shape
-from cosemzoo.loading.mixing import IN_CHANNELS, InChannels, Mixing, mix_channels
-from cosemzoo.loading.pairing import TargetTensor, leaf_of, module_of
+from cosemzoo.loading.dtypes import why_not_convertible
+from cosemzoo.loading.expected import Folding, voxel_differences
+from cosemzoo.loading.mixing import IN_CHANNELS, InChannels, Mixed, Mixing, mix_channels
+from cosemzoo.loading.pairing import TargetTensor, module_of
 from cosemzoo.manifest import Manifest
+
+_ADVICE: Final = "; scale the data instead"
+
+
+@frozen(kw_only=True)
+class FirstLayer:
+    """The layer of a model that its input goes to.
+
+    Attributes
+    ----------
+    path : str
+        Its module.
+    weight : str or None
+        The name of its weight, whose axis 1 is that of the input channels; None where it has no such.
+    groups : int
+        In how many groups it sees its input channels: each row sees those of one.
+    why_not_plain : str
+        Why it has no such weight.
+    why_not_exact : tuple of str
+        Why it could not take another range of the input and compute the same.
+    """
+
+    path: str
+    weight: str | None
+    groups: int = 1
+    why_not_plain: str = ""
+    why_not_exact: tuple[str, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -32,15 +60,15 @@ class Inputs:
         The smallest and the largest value that the model will be given.
     voxel_size : (float, float, float), float or None
         Of what the model will be given, in nm, z y x.
-    why_not_exact : mapping of str to str
-        By the name of a weight in the model: why an input range cannot be folded into its layer.
+    first_layer : FirstLayer or None
+        None where it is not known: nothing can be adapted.
     """
 
     in_channels: InChannels = "error"
     input_channels: Sequence[str] | None = None
     input_range: tuple[float, float] | None = None
     voxel_size: "tuple[float, float, float] | float | None" = None
-    why_not_exact: Mapping[str, str] = Factory(dict)
+    first_layer: FirstLayer | None = None
 
 
 @frozen
@@ -57,6 +85,8 @@ class DerivedTensor:
     mixing : tuple of tuple of float
         For a weight: how its input channels (axis 1) are made from the stored ones. For a bias: the same of
         its layer's weight, for the sum that is added.
+    target : str
+        The model's tensor that it goes to.
     weight : str or None
         For a bias: the stored weight of its layer.
     offset : float
@@ -67,6 +97,7 @@ class DerivedTensor:
     source: str
     shape: Shape
     mixing: Mixing
+    target: str
     weight: str | None = None
     offset: float = 0.0
 
@@ -109,8 +140,7 @@ def plan_inputs(
     ----------
     inputs : Inputs
     targets : sequence of TargetTensor
-        The tensors of the model's backbone, in the order of its state dict: the first weight with an axis for
-        input channels is the first layer.
+        The tensors of the model's backbone.
     sources : mapping of str to sequence of str
         The stored names for each of them.
     weights : WeightsTable
@@ -123,18 +153,17 @@ def plan_inputs(
     InvalidInput
         With every reason why what the caller asks for cannot be done, or not exactly.
     """
-    _check(inputs)
-    differences = tuple(_voxel_differences(inputs, manifest))
-    layer = _FirstLayer.find(targets, sources, weights)
-    folding = _Folding.of(inputs, manifest)
+    if not isinstance(inputs.in_channels, str) or inputs.in_channels not in IN_CHANNELS:
+        raise InvalidOption("in_channels", inputs.in_channels, f"one of {', '.join(map(repr, IN_CHANNELS))}")
+    differences = tuple(voxel_differences(inputs.voxel_size, manifest))
+    folding = Folding.of(inputs.input_range, manifest)
+    layer = _Weights.of(inputs.first_layer, targets, sources, weights)
     if layer is None:
+        problem = _not_adapted(inputs, targets, sources, weights)
         if folding is not None:
-            raise InvalidInput([f"{folding}: the model has no first layer that the checkpoint fills"])
-        return InputPlan(differences=differences)
-    names = manifest.input_channels if manifest else None
-    mixed = mix_channels(
-        inputs.in_channels, (names, inputs.input_channels), (layer.source_shape[1], layer.weight.shape[1])
-    )
+            raise InvalidInput([f"{folding} cannot be folded in: {_no_layer(inputs.first_layer)}{_ADVICE}"])
+        return InputPlan(differences=differences, problem=problem)
+    mixed = _mixed(inputs, layer, manifest)
     if mixed.mixing is None or (folding is None and not mixed.how):
         problem = mixed.problem and f"{layer.weight.name}, the first layer, {mixed.problem}"
         if folding is not None and not problem:
@@ -146,15 +175,21 @@ def plan_inputs(
         scale = folding.scale
         said.append(str(folding))
         differences = (*differences, folding.difference)
-        derived[layer.bias_name] = layer.folded_bias(mixed.mixing, folding, inputs.why_not_exact)
+        bias = layer.folded_bias(mixed.mixing, folding)
+        derived[bias.target] = bias
     weight = layer.weight
     scaled = tuple(tuple(scale * part for part in row) for row in mixed.mixing)
-    derived[weight.name] = DerivedTensor(_name(layer.source), layer.source, weight.shape, scaled)
+    derived[weight.name] = DerivedTensor(
+        _name(layer.source), layer.source, weight.shape, scaled, target=weight.name
+    )
     return InputPlan(derived, mixed.filled, "; ".join(said), differences)
 
 
 @frozen
-class _FirstLayer:
+class _Weights:
+    """The tensors of the first layer, where the checkpoint has its weight in a shape that can be adapted."""
+
+    layer: FirstLayer
     weight: TargetTensor
     source: str
     source_shape: Shape
@@ -162,125 +197,92 @@ class _FirstLayer:
     bias_source: str | None
 
     @classmethod
-    def find(
-        cls, targets: Sequence[TargetTensor], sources: Mapping[str, Sequence[str]], weights: WeightsTable
-    ) -> "_FirstLayer | None":
-        weight = next((t for t in targets if leaf_of(t.name) == "weight" and len(t.shape) > 1), None)
-        if weight is None or not sources[weight.name]:
+    def of(
+        cls,
+        layer: FirstLayer | None,
+        targets: Sequence[TargetTensor],
+        sources: Mapping[str, Sequence[str]],
+        weights: WeightsTable,
+    ) -> "_Weights | None":
+        weight = next((t for t in targets if layer and layer.weight in t.names), None)
+        if layer is None or weight is None or not sources[weight.name]:
             return None
         source = sources[weight.name][0]
-        shape = weights.tensors[source].entry.shape
-        if (shape[:1], shape[2:]) != (weight.shape[:1], weight.shape[2:]) or len(shape) != len(weight.shape):
+        entry = weights.tensors[source].entry
+        shape, wanted = entry.shape, weight.shape
+        same = len(shape) == len(wanted) and (shape[:1], shape[2:]) == (wanted[:1], wanted[2:])
+        if not same or why_not_convertible(entry.dtype, weight.dtype):
             return None
-        beside = f"{module_of(weight.name)}.bias".removeprefix(".")
+        beside = f"{module_of(layer.weight or '')}.bias".removeprefix(".")
         bias = next((t for t in targets if beside in t.names), None)
         stored = next(iter(sources[bias.name]), None) if bias else None
-        if stored is not None and bias is not None and weights.tensors[stored].entry.shape != bias.shape:
-            stored = None
-        return cls(weight, source, shape, bias, stored)
+        if stored is not None and bias is not None:
+            entry = weights.tensors[stored].entry
+            if entry.shape != bias.shape or why_not_convertible(entry.dtype, bias.dtype):
+                stored = None
+        return cls(layer, weight, source, shape, bias, stored)
 
-    @property
-    def bias_name(self) -> str:
-        return self.bias.name if self.bias else ""
-
-    def folded_bias(
-        self, mixing: Mixing, folding: "_Folding", why_not_exact: Mapping[str, str]
-    ) -> DerivedTensor:
-        problems = [why_not_exact[self.weight.name]] if why_not_exact.get(self.weight.name) else []
+    def folded_bias(self, mixing: Mixing, folding: "Folding") -> DerivedTensor:
+        problems = list(self.layer.why_not_exact)
         if self.bias is None or self.bias_source is None:
             where = "the model" if self.bias is None else "the checkpoint"
-            problems.append(f"the first layer has no bias in {where} that could take the shift")
+            problems.append(f"it has no bias in {where} that could take the shift")
         if problems or self.bias is None or self.bias_source is None:
             asked = f"{folding} cannot be folded into {self.weight.name} exactly"
-            raise InvalidInput([f"{asked}: {problem}; scale the data instead" for problem in problems])
+            raise InvalidInput([f"{asked}: {problem}{_ADVICE}" for problem in problems])
         return DerivedTensor(
-            _name(self.bias_source), self.bias_source, self.bias.shape, mixing, self.source, folding.shift
+            _name(self.bias_source),
+            self.bias_source,
+            self.bias.shape,
+            mixing,
+            target=self.bias.name,
+            weight=self.source,
+            offset=folding.shift,
         )
 
 
-@frozen
-class _Folding:
-    """The network's input is ``scale * given + shift``."""
-
-    expected: tuple[float, float]
-    given: tuple[float, float]
-
-    @classmethod
-    def of(cls, inputs: Inputs, manifest: Manifest | None) -> "_Folding | None":
-        if inputs.input_range is None:
-            return None
-        expected = manifest.input_range if manifest else None
-        if expected is None:
-            raise InvalidInput(["the checkpoint does not say which range of values it expects"])
-        low, high = inputs.input_range
-        given = float(low), float(high)
-        return None if given == tuple(expected) else cls((expected[0], expected[1]), given)
-
-    @property
-    def scale(self) -> float:
-        return (self.expected[1] - self.expected[0]) / (self.given[1] - self.given[0])
-
-    @property
-    def shift(self) -> float:
-        return self.expected[0] - self.scale * self.given[0]
-
-    @property
-    def difference(self) -> str:
-        return (
-            f"the checkpoint expects values in {_interval(self.expected)}, the model will be given "
-            f"{_interval(self.given)}: its first layer is changed so that it computes the same"
-        )
-
-    def __str__(self) -> str:
-        return f"input range {_interval(self.expected)} → {_interval(self.given)}"
-
-
-def _voxel_differences(inputs: Inputs, manifest: Manifest | None) -> list[str]:
-    expected = manifest.input_voxel_size if manifest else None
-    if inputs.voxel_size is None or expected is None or manifest is None:
-        return []
-    given = _voxel_size(inputs.voxel_size)
-    if given == tuple(expected):
-        return []
-    sampling = f" ({manifest.input_sampling})" if manifest.input_sampling else ""
-    return [
-        f"the checkpoint expects voxels of {_lengths(expected)}{sampling}, the model will be given "
-        f"{_lengths(given)}: resample the data, or expect to train longer"
-    ]
-
-
-def _check(inputs: Inputs) -> None:
-    if inputs.in_channels not in IN_CHANNELS:
-        raise InvalidOption("in_channels", inputs.in_channels, f"one of {', '.join(map(repr, IN_CHANNELS))}")
-    if inputs.input_range is not None and not _increasing(inputs.input_range):
-        raise InvalidOption("input_range", inputs.input_range, "(smallest, largest), such as (0, 1)")
-    if inputs.voxel_size is not None and not all(size > 0 for size in _voxel_size(inputs.voxel_size)):
-        raise InvalidOption("voxel_size", inputs.voxel_size, "three lengths in nm, z y x, all above 0")
-
-
-def _increasing(values: Any) -> bool:
-    numbers = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
-    return (
-        len(numbers) == 2
-        and all(isinstance(number, (int, float)) for number in numbers)
-        and all(low < high and high - low < float("inf") for low, high in pairwise(numbers))
+def _mixed(inputs: Inputs, layer: _Weights, manifest: Manifest | None) -> Mixed:
+    counts = layer.source_shape[1], layer.weight.shape[1]
+    names = manifest.input_channels if manifest else None
+    if layer.layer.groups == 1:
+        return mix_channels(inputs.in_channels, (names, inputs.input_channels), counts)
+    if counts[0] == counts[1]:
+        # In which groups the checkpoint's rows see them is not known: the names of tensors decide, as always.
+        return mix_channels(inputs.in_channels, (None, None), counts)
+    if inputs.in_channels == "keep":
+        return Mixed(None)
+    problem = (
+        f"sees {counts[0]} input channels in the checkpoint and {counts[1]} in the model, in groups of them"
     )
+    return Mixed(None, problem=f"{problem}: it cannot be adapted; say in_channels='keep'")
 
 
-def _voxel_size(given: Any) -> tuple[float, ...]:
-    values = [given] * 3 if isinstance(given, (int, float)) else list(given)
-    if len(values) != 3 or not all(isinstance(value, (int, float)) for value in values):
-        raise InvalidOption("voxel_size", given, "three lengths in nm, z y x, or one for all")
-    return tuple(map(float, values))
+def _no_layer(layer: FirstLayer | None) -> str:
+    if layer is None:
+        return "the model has no layer with weights"
+    if layer.why_not_plain:
+        return f"the first layer, {layer.path}, cannot take it ({layer.why_not_plain})"
+    return f"the first layer, {layer.path}, is not loaded, or is the head"
+
+
+def _not_adapted(
+    inputs: Inputs,
+    targets: Sequence[TargetTensor],
+    sources: Mapping[str, Sequence[str]],
+    weights: WeightsTable,
+) -> str:
+    """Say that what the caller asked for is not done, where a tensor is kept that it may be meant for."""
+    if inputs.in_channels in ("error", "keep"):
+        return ""
+    for target in targets:
+        for source in sources[target.name][:1]:
+            shape = weights.tensors[source].entry.shape
+            if len(shape) == len(target.shape) > 1 and shape[1] != target.shape[1]:
+                asked = f"in_channels={inputs.in_channels!r} adapts the first layer only"
+                kept = f"{target.name} is {list(target.shape)}, and {list(shape)} in the checkpoint"
+                return f"{asked}; {kept}: {_no_layer(inputs.first_layer)}; say in_channels='keep'"
+    return ""
 
 
 def _name(stored: str) -> str:
     return f"{stored} (adapted)"
-
-
-def _interval(values: Sequence[float]) -> str:
-    return f"[{values[0]:g}, {values[1]:g}]"
-
-
-def _lengths(values: Sequence[float]) -> str:
-    return f"{' x '.join(f'{value:g}' for value in values)} nm"

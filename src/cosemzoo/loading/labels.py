@@ -173,7 +173,7 @@ def match_channels(
         elif not found and channel.explicit:
             problems.append(f"{channel} shall take {meant}, but {_why_missing(meant, offered)}")
         elif not found:
-            matches.append(Match(channel, None, _why_kept(channel, offered, dialects)))
+            matches.append(Match(channel, None, _why_kept(channel, wanted, offered, dialects)))
         elif not channel.explicit and found[0] in taken and str(taken[found[0]]) != str(channel):
             problems.append(f"{taken[found[0]]} and {channel} both mean the checkpoint's {offered[found[0]]}")
         else:
@@ -198,7 +198,8 @@ def _of_label(label: str, offered: Sequence[Channel], dialects: Dialects) -> lis
     """Find the channels of the same class; where none is known to be, those of the same name."""
     same = [dialects.same_class(label, channel.label) for channel in offered]
     by_name = [i for i, known in enumerate(same) if known is None and offered[i].label == label]
-    return [i for i, known in enumerate(same) if known] or by_name
+    of_class = [i for i, known in enumerate(same) if known]
+    return [i for i in of_class if offered[i].label == label] or of_class or by_name
 
 
 def _is_kind(kind: str | None, offered: Channel) -> bool:
@@ -223,10 +224,16 @@ def _why_missing(wanted: WantedChannel, offered: Sequence[Channel]) -> str:
     return known or f"the checkpoint has no {wanted.label}.{did_you_mean(wanted.label, labels)}"
 
 
-def _why_kept(wanted: WantedChannel, offered: Sequence[Channel], dialects: Dialects) -> str:
-    labels = dict.fromkeys(channel.label for channel in offered if _is_kind(wanted.kind, channel))
-    return _what_it_has(wanted.label, offered, dialects) or why_kept(
-        wanted.label, wanted.kind, list(labels), dialects
+def _why_kept(
+    channel: WantedChannel, wanted: Sequence[WantedChannel], offered: Sequence[Channel], dialects: Dialects
+) -> str:
+    kinds: dict[str, list[str]] = {}
+    for one in offered:
+        if _is_kind(channel.kind, one):
+            kinds.setdefault(one.label, []).append(one.kind)
+    others = {one.label for one in wanted} - {channel.label}
+    return _what_it_has(channel.label, offered, dialects) or why_kept(
+        channel.label, channel.kind, kinds, dialects, others
     )
 
 

@@ -63,7 +63,9 @@ def mix_channels(
     there, here = counts
     if names[1] is not None:
         _check_names(names[1], here)
-    if names[0] and names[1] is not None and len(names[0]) == there:
+    if names[0] and len(names[0]) != there:
+        return Mixed(None, problem=f"has {there} input channels, its manifest names {', '.join(names[0])}")
+    if names[0] and names[1] is not None:
         return _by_name(names[0], names[1])
     same = tuple(tuple(float(i == j) for i in range(there)) for j in range(here))
     return Mixed(same) if there == here else _by_count(in_channels, there, here, same)
@@ -100,12 +102,17 @@ def _by_name(names: Sequence[str], wanted: Sequence[str]) -> Mixed:
         listed = f"{', '.join(names)} in the checkpoint, {', '.join(wanted)} in the model"
         return Mixed(None, problem=f"has no input channel that is on both sides: {listed}")
     taken = ", ".join(new if new in names else f"{new} (the model's own)" for new in wanted)
-    return Mixed(mixing, f"input channels by name: {taken}", filled if len(filled) < len(wanted) else None)
+    dropped = ", ".join(name for name in names if name not in wanted)
+    left = f"; not used: {dropped}" if dropped else ""
+    return Mixed(
+        mixing, f"input channels by name: {taken}{left}", filled if len(filled) < len(wanted) else None
+    )
 
 
 def _check_names(names: Any, count: int) -> None:
     problems = []
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    ordered = isinstance(names, (list, tuple)) or hasattr(names, "tolist")
+    if not ordered or not all(isinstance(name, str) for name in names):
         problems.append(f"input_channels is {names!r}, not a list of names")
     elif len(names) != count:
         problems.append(f"input_channels names {len(names)} channels, the model's first layer has {count}")

@@ -134,12 +134,15 @@ def pair_by_name(
         The layout that the manifest declares; None or an unknown one is detected.
     """
     model_names = [name for target in targets for name in target.names]
-    origin = _recognise(source_names, find_layout(declared))
+    origin = recognise(source_names, declared)
     plain = Scheme(wrapper_prefix(source_names), AS_IS), Scheme(wrapper_prefix(model_names), AS_IS)
     as_is = _pair(targets, source_names, plain, origin)
     if _fit(as_is) == (len(targets), len(source_names)):
         return as_is
-    found = [as_is, _pair(targets, source_names, (origin, _recognise(model_names)), origin)]
+    own = recognise(model_names)
+    # What a manifest declares can be wrong; what names tell as well.
+    origins = dict.fromkeys((origin, recognise(source_names)))
+    found = [as_is, *(_pair(targets, source_names, (one, own), one) for one in origins)]
     sources, models = (_plain_schemes(names) for names in (source_names, model_names))
     # Not both: another prefix on each side is no wrapper.
     wrapped = [(source, models[0]) for source in sources] + [(sources[0], model) for model in models[1:]]
@@ -150,11 +153,15 @@ def pair_by_name(
     return evolve(best, changes=changed)
 
 
-def _recognise(names: Sequence[str], declared: Layout | None = None) -> Scheme:
-    """Recognise how names are made: the shortest prefix before all of them that leaves a known layout."""
+def recognise(names: Sequence[str], declared: str | None = None) -> Scheme:
+    """Recognise how names are made: the shortest prefix before all of them that leaves a known layout.
+
+    A layout that is declared is taken for granted, if it is known.
+    """
     wrapper, inner = wrapper_prefix(names), has_inner_wrappers(names)
-    if declared is not None:
-        return Scheme(wrapper, declared, inner)
+    layout = find_layout(declared)
+    if layout is not None:
+        return Scheme(wrapper, layout, inner)
     for prefix in (wrapper, *common_prefixes(names)):
         layout = detect_layout([name.removeprefix(prefix) for name in names])
         if layout is not AS_IS:

@@ -8,6 +8,7 @@ from cosemzoo.checkpoints.shards import WeightsTable
 from cosemzoo.errors import InvalidHead, InvalidOption
 from cosemzoo.loading.account import TensorRow, UnusedTensor
 from cosemzoo.loading.backbone_plan import plan_backbone
+from cosemzoo.loading.expected import expected_input
 from cosemzoo.loading.garbage import garbage_kept
 from cosemzoo.loading.head_plan import HeadPlan, head_copies, head_row, plan_heads
 from cosemzoo.loading.heads import HeadNames, find_heads
@@ -139,6 +140,7 @@ def make_plan(
         source_layout=pairing.source.layout.name,
         model_layout=pairing.model.layout.name,
         prefixes=pairing.changes,
+        input_expected=expected_input(manifest),
         input_differences=input_plan.differences,
         generated=manifest is not None and manifest.generated,
         copies=tuple(copies),
@@ -194,7 +196,7 @@ def _differences(
     unused_channels: Sequence[str],
 ) -> Iterator[str]:
     for tensor in tensors:
-        if tensor.status in ("kept", "adapted"):
+        if tensor.status == "kept" or (tensor.status == "adapted" and tensor.shape != tensor.source_shape):
             yield f"{tensor.name}: {tensor.reason}"
     yield from (f"{left.name} {list(left.shape)}: in the checkpoint only" for left in unused)
     yield from (f"channel {channel}: in the checkpoint only" for channel in unused_channels)

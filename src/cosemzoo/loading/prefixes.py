@@ -13,7 +13,15 @@ from cosemzoo.checkpoints.shards import WeightsTable
 from cosemzoo.errors import AmbiguousNames, InvalidRename, UnsupportedModel, did_you_mean
 from cosemzoo.loading.account import PrefixChange, Shape
 from cosemzoo.loading.layouts import AS_IS, HEAD_PREFIX, common_prefixes
-from cosemzoo.loading.pairing import Pairing, TargetTensor, module_of, names_by_key, pair_by_name
+from cosemzoo.loading.pairing import (
+    Pairing,
+    Scheme,
+    TargetTensor,
+    module_of,
+    names_by_key,
+    pair_by_name,
+    recognise,
+)
 from cosemzoo.loading.parametrized import why_not_alike
 from cosemzoo.manifest import Manifest
 
@@ -49,9 +57,11 @@ def pair_tensors(
         With every weight that one side has whole and the other in parts.
     """
     source_names = [*weights.tensors, *weights.aliases]
-    said = _renamed(source_names, targets, rename) if rename is not None else {}
-    given = {name for names in said.values() for name in names}
     declared = manifest.layout if manifest else None
+    said: dict[str, tuple[str, ...]] = {}
+    if rename is not None:
+        said = _renamed(source_names, targets, weights, rename, recognise(source_names, declared))
+    given = {name for names in said.values() for name in names}
     pairing = pair_by_name(targets, [name for name in source_names if name not in given], declared)
     changes = [PrefixChange(old, new, "rename") for old, new in (rename or {}).items()]
     names = {**pairing.names, **said}
@@ -80,10 +90,18 @@ def _infer(
     found = _inferred(shapes, [target for target in targets if not names[target.name]])
     if len(found) > 1:
         candidates = [*found.values()]
-        raise AmbiguousNames(candidates[0].source, [one.model for one in candidates])
+        stored = _stored(candidates[0].source, by_key, backbone)
+        raise AmbiguousNames(stored, [one.model for one in candidates])
     for paired, change in found.items():
-        return {target: tuple(sorted(by_key[key])) for key, target in paired}, change
+        said = evolve(change, source=_stored(change.source, by_key, backbone))
+        return {target: tuple(sorted(by_key[key])) for key, target in paired}, said
     return {}, None
+
+
+def _stored(prefix: str, by_key: Mapping[str, Sequence[str]], backbone: Sequence[str]) -> str:
+    """Give a prefix of keys as the file's own names have it."""
+    key = backbone[0]
+    return min(by_key[key]).removesuffix(key.removeprefix(prefix))
 
 
 def _check_parts(pairing: Pairing, source_names: Sequence[str]) -> None:
@@ -99,7 +117,11 @@ def _check_parts(pairing: Pairing, source_names: Sequence[str]) -> None:
 
 
 def _renamed(
-    source_names: Sequence[str], targets: Sequence[TargetTensor], rename: Any
+    source_names: Sequence[str],
+    targets: Sequence[TargetTensor],
+    weights: WeightsTable,
+    rename: Any,
+    origin: Scheme,
 ) -> dict[str, tuple[str, ...]]:
     """Give the names in the file for the model's tensors that the rules say."""
     texts = [text for pair in rename.items() for text in pair] if isinstance(rename, Mapping) else [None]
@@ -107,33 +129,40 @@ def _renamed(
         raise InvalidRename([f"it is {rename!r}, not a mapping of prefixes: {{'old.': 'new.'}}"])
     owner = {name: target.name for target in targets for name in target.names}
     found: dict[str, list[str]] = {}
-    hits: dict[str, int] = dict.fromkeys(rename, 0)
-    reached: dict[str, int] = dict.fromkeys(rename, 0)
+    fitting: dict[str, list[str]] = {old: [] for old in rename}
     for name in source_names:
-        # The longest prefix says more than a shorter one.
-        for old in sorted(rename, key=len, reverse=True):
-            new = _replaced(name, old, rename[old])
-            if new is not None:
-                hits[old] += 1
-                if new in owner:
-                    reached[old] += 1
-                    found.setdefault(owner[new], []).append(name)
-                break
+        renamed = {old: _replaced(name, old, new) for old, new in rename.items()}
+        rules = [old for old, new in renamed.items() if new is not None]
+        if rules:
+            # The longest prefix says more than a shorter one.
+            new = str(renamed[max(rules, key=len)])
+            for old in rules:
+                fitting[old].append(new)
+            if new in owner:
+                found.setdefault(owner[new], []).append(name)
     problems = [
         f"no name in the checkpoint starts with {old!r}.{did_you_mean(old, map(module_of, source_names))}"
-        for old, count in hits.items()
-        if not count
+        for old, names in fitting.items()
+        if not names
     ]
     problems += [
         f"{old!r} → {rename[old]!r} leads to no tensor of the model."
         f"{did_you_mean(rename[old].rstrip('.'), map(module_of, owner))}"
-        for old, count in reached.items()
-        if hits[old] and not count
+        for old, names in fitting.items()
+        if names and owner.keys().isdisjoint(names)
     ]
-    problems += [f"{' and '.join(names)} both become {new}" for new, names in found.items() if len(names) > 1]
+    by_key = names_by_key(source_names, origin)
+    paired = {}
+    for target, names in found.items():
+        one = {origin.key(weights.aliases.get(name, name)): name for name in names}
+        if len(one) > 1:
+            problems.append(f"{' and '.join(one.values())} both become {target}")
+        # Its other names in the file are the same tensor, whatever they would become.
+        others = [name for key in one for name in by_key.get(key, ())]
+        paired[target] = tuple(dict.fromkeys((*names, *others)))
     if problems:
         raise InvalidRename(problems)
-    return {target: tuple(names) for target, names in found.items()}
+    return paired
 
 
 def _replaced(name: str, old: str, new: str) -> str | None:

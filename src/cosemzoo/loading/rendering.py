@@ -81,6 +81,8 @@ def _lines(account: Account) -> Iterator[str]:
     yield f"whole model: {account.model_coverage}"
     if account.source_layout != account.model_layout:
         yield f"names translated: {account.source_layout} → {account.model_layout}"
+    if account.input_expected:
+        yield f"trained on {account.input_expected}"
     yield from (f"INPUT: {difference}" for difference in account.input_differences)
     if account.prefixes:
         yield f"names changed: {', '.join(map(str, account.prefixes))}"

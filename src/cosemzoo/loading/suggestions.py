@@ -1,38 +1,59 @@
 """Why a row is kept, and what a person could type instead: nothing here changes what is loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 from cosemzoo.errors import did_you_mean
 from cosemzoo.loading.vocabularies import COSEM, Dialects, Vocabulary, parents, vocabularies
 
+#: What the names of parts of a structure end with: one part is no other one misspelt.
+_PARTS: Final = ("mem", "lum", "in", "out", "ribo")
 
-def why_kept(label: str, kind: str | None, offered: Sequence[str], dialects: Dialects) -> str:
+#: The labels of a checkpoint, and the kinds that it has of each.
+Offered = Mapping[str, Sequence[str]]
+
+
+def why_kept(
+    label: str, kind: str | None, offered: Offered, dialects: Dialects, others: Collection[str] = ()
+) -> str:
     """Say why a row has no source, with the nearest thing that the checkpoint has.
 
     Parameters
     ----------
     label : str
     kind : str or None
-    offered : sequence of str
-        The labels of the checkpoint that have this kind.
+    offered : mapping of str to sequence of str
+        The labels of the checkpoint that have this kind, and their kinds.
     dialects : Dialects
+    others : collection of str
+        The labels of the other rows.
     """
     missing = f"the checkpoint has no {label}"
     if label in offered:
-        return f"{_other_class(label, dialects)}: {_label_map(label, kind, label)} would start it from that"
-    synonym = _synonym(label, kind, offered, dialects)
+        types = _label_map(label, kind, label, offered)
+        return f"{_other_class(label, dialects)}: {types} would start it from that"
+    synonym = _synonym(label, kind, offered, dialects, others)
     if synonym:
         return f"{missing}. {synonym}"
     parent = _parent(label, offered, dialects)
     if parent:
-        return f"{missing}. {_label_map(label, kind, parent)} would start it from its parent"
+        return f"{missing}. {_label_map(label, kind, parent, offered)} would start it from its parent"
     # Of two labels that are known, neither is the other one misspelt.
-    candidates = [one for one in offered if not _is_known(one)] if _is_known(label) else offered
+    known = _is_known(label)
+    candidates = [one for one in offered if not (known and _is_known(one)) and _may_be_same_part(label, one)]
     return f"{missing}.{did_you_mean(label, candidates)}"
 
 
-def _label_map(label: str, kind: str | None, old: str) -> str:
-    return f"label_map={{{label if kind is None else (label, kind)!r}: {old!r}}}"
+def _label_map(label: str, kind: str | None, old: str, offered: Offered) -> str:
+    new = label if kind is None else (label, kind)
+    # A row of no kind says which of several it takes.
+    source = (old, offered[old][0]) if kind is None and len(offered[old]) > 1 else old
+    return f"label_map={{{new!r}: {source!r}}}"
+
+
+def _may_be_same_part(label: str, other: str) -> bool:
+    parts = [name.rpartition("_")[2] for name in (label, other)]
+    return parts[0] == parts[1] or not all(part in _PARTS for part in parts)
 
 
 def _other_class(label: str, dialects: Dialects) -> str:
@@ -46,7 +67,9 @@ def _other_class(label: str, dialects: Dialects) -> str:
     return f"{label} of {model.title} is another class than the checkpoint's {label}{named}"
 
 
-def _synonym(label: str, kind: str | None, offered: Sequence[str], dialects: Dialects) -> str:
+def _synonym(
+    label: str, kind: str | None, offered: Offered, dialects: Dialects, others: Collection[str]
+) -> str:
     """Say which vocabulary has the label as the name of one that is offered."""
     checkpoint = dialects.checkpoint or vocabularies()[COSEM]
     for vocabulary in _vocabularies_of(label, dialects):
@@ -54,15 +77,15 @@ def _synonym(label: str, kind: str | None, offered: Sequence[str], dialects: Dia
         for old in offered:
             if meant is None or checkpoint.identity(old) != meant:
                 continue
-            types = _label_map(label, kind, old)
-            if dialects.model is None and dialects.checkpoint is not None:
+            types = _label_map(label, kind, old, offered)
+            if dialects.model is None and dialects.checkpoint is not None and old not in others:
                 types = f"vocabulary={vocabulary.name!r} or {types}"
             whose = "" if dialects.checkpoint else f"{checkpoint.title}'s "
             return f"It is {vocabulary.title}'s name of {whose}{old}: {types} would start it from that"
     return ""
 
 
-def _parent(label: str, offered: Sequence[str], dialects: Dialects) -> str:
+def _parent(label: str, offered: Offered, dialects: Dialects) -> str:
     parent = parents().get(label)
     if parent is None:
         return ""
