@@ -286,7 +286,7 @@ def described(tmp_path: Path) -> tuple[FolderStore, Mapping[str, torch.Tensor]]:
         ({"rename": {"backbone.": "encoder."}}, None, [0, 1], 1),
         ({"in_channels": "first"}, PartialLoad, [0, 1, None], 1),
         ({"input_channels": ["dose", "raw"]}, PartialLoad, [1, 0], 1),
-        ({"input_range": (0, 1)}, (PartialLoad, InputDiffers), [0, 1], 2),
+        ({"input_range": (0, 1)}, InputDiffers, [0, 1], 2),
         ({"voxel_size": 4}, InputDiffers, [0, 1], 1),
         ({"read": "sequential"}, None, [0, 1], 1),
     ],
@@ -294,7 +294,7 @@ def described(tmp_path: Path) -> tuple[FolderStore, Mapping[str, torch.Tensor]]:
 )
 def test_what_the_caller_says_reaches_the_load(
     options: dict[str, Any],
-    warning: type[Warning] | tuple[type[Warning], ...] | None,
+    warning: type[Warning] | None,
     column: list[int | None],
     factor: float,
     described: tuple[FolderStore, Mapping[str, torch.Tensor]],

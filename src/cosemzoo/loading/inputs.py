@@ -114,6 +114,8 @@ class InputPlan:
         The input channels of the model that are filled; None for all.
     reason : str
         What is done, for the report.
+    mixes : bool
+        Whether input channels are others than the checkpoint's, or in another order.
     differences : tuple of str
         What the caller says and the checkpoint says otherwise.
     problem : str
@@ -123,6 +125,7 @@ class InputPlan:
     derived: Mapping[str, DerivedTensor] = Factory(dict)
     columns: tuple[int, ...] | None = None
     reason: str = ""
+    mixes: bool = False
     differences: tuple[str, ...] = ()
     problem: str = ""
 
@@ -182,7 +185,7 @@ def plan_inputs(
     derived[weight.name] = DerivedTensor(
         _name(layer.source), layer.source, weight.shape, scaled, target=weight.name
     )
-    return InputPlan(derived, mixed.filled, "; ".join(said), differences)
+    return InputPlan(derived, mixed.filled, "; ".join(said), bool(mixed.how), differences)
 
 
 @frozen

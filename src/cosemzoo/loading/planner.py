@@ -128,7 +128,10 @@ def make_plan(
     taken = {row.source_row for row in channel_rows}
     unused_channels = tuple(str(channel) for i, channel in enumerate(channels) if i not in taken)
     inferred = [f"names: {change}" for change in pairing.changes if change.why == "inferred"]
-    differences = (*inferred, *_differences(tensors, head_plans, unused, unused_channels))
+    differences = (
+        *inferred,
+        *_differences(tensors, head_plans, unused, unused_channels, mixes=input_plan.mixes),
+    )
     return LoadPlan(
         reference=reference,
         commit=commit,
@@ -194,9 +197,11 @@ def _differences(
     head_plans: Sequence[HeadPlan],
     unused: Sequence[UnusedTensor],
     unused_channels: Sequence[str],
+    *,
+    mixes: bool,
 ) -> Iterator[str]:
     for tensor in tensors:
-        if tensor.status == "kept" or (tensor.status == "adapted" and tensor.shape != tensor.source_shape):
+        if tensor.status == "kept" or (tensor.status == "adapted" and mixes):
             yield f"{tensor.name}: {tensor.reason}"
     yield from (f"{left.name} {list(left.shape)}: in the checkpoint only" for left in unused)
     yield from (f"channel {channel}: in the checkpoint only" for channel in unused_channels)
