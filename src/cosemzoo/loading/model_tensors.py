@@ -59,9 +59,10 @@ class ModelTensor:
         dtype = self.tensor.dtype
         name = _NAMES_OF_DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
         target = TargetTensor(self.names[0], tuple(self.names[1:]), tuple(self.tensor.shape), name)
+        if len(target.shape) < 3:
+            return target
         groups = [one.module.groups for one in self.owners if isinstance(one.module, _ConvNd)]
-        # A bias has one value a row, whatever its row sees.
-        return GroupedTensor.of(target, groups[0]) if groups[:1] > [1] and len(target.shape) > 1 else target
+        return GroupedTensor.of(target, groups[0]) if groups[:1] > [1] else target
 
 
 @garbage_kept()
@@ -128,10 +129,10 @@ def _same_memory(tensor: torch.Tensor, found: dict[_Memory, ModelTensor]) -> Mod
 
 def _held_tensors(model: nn.Module) -> Iterator[tuple[Owner, torch.Tensor]]:
     for path, module in model.named_modules():
-        members: Mapping[str, Any] = {**module._parameters, **module._buffers}  # noqa: SLF001 - no public way to all
-        for attribute, tensor in members.items():
-            if isinstance(tensor, torch.Tensor):
-                yield Owner(module, attribute, path), tensor
+        for members in (module._parameters, module._buffers):  # noqa: SLF001 - no public way to all
+            for attribute, tensor in members.items():
+                if isinstance(tensor, torch.Tensor):
+                    yield Owner(module, attribute, path), tensor
 
 
 def _why_not_skipped(name: str, value: Any) -> Iterator[tuple[str, str]]:
