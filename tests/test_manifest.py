@@ -122,6 +122,21 @@ def test_what_its_labels_mean_can_be_said() -> None:
     assert problems(document(vocabulary=7)) == {"$.vocabulary": "is 7, not a text"}
 
 
+@given(
+    st.lists(
+        st.builds(Channel, st.sampled_from(["a", "b", "c"]), st.sampled_from(["x", "y"])),
+        unique_by=str,
+        max_size=6,
+    )
+)
+def test_different_channels_have_different_names(channels: list[Channel]) -> None:
+    names = Manifest(run="run", channels=tuple(channels), head=()).channel_names
+    assert len({*names}) == len(channels)
+    for name, channel in zip(names, channels, strict=True):
+        alone = [other.label for other in channels].count(channel.label) == 1
+        assert name == (channel.label if alone else str(channel))
+
+
 def test_several_kinds_per_label_can_be_said() -> None:
     channels = tuple(Channel(label, kind) for kind in ("one-hot", "distance") for label in ("mito", "er"))
     manifest = Manifest(run="r", channels=channels, head=(HeadTensor("head.weight"),))

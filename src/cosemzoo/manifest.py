@@ -230,6 +230,14 @@ class Manifest:
         """Every label once, in the order of the channels."""
         return tuple(dict.fromkeys(channel.label for channel in self.channels))
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """One name for each channel: its label, and its kind too where several have that label."""
+        labels = [channel.label for channel in self.channels]
+        return tuple(
+            channel.label if labels.count(channel.label) == 1 else str(channel) for channel in self.channels
+        )
+
     def to_json(self) -> str:
         """Give the text of `config.json`: the same manifest always gives the same text."""
         return write_document(self)

@@ -216,7 +216,7 @@ def compute(network: nn.Module, raw: torch.Tensor) -> torch.Tensor:
         If the network does not take such an input.
     """
     layers = [module for module in network.modules() if not [*module.children()]]
-    with tqdm(total=len(layers), desc="computing the golden sample", unit="layer", disable=None) as bar:  # type: ignore[no-untyped-call]
+    with tqdm(total=len(layers), desc="running the network", unit="layer", disable=None) as bar:  # type: ignore[no-untyped-call]
 
         def show(*_: object) -> None:
             bar.update()

@@ -30,6 +30,7 @@ from cosemzoo.manifest import MANIFEST_FILE, Architecture, Channel, HeadTensor, 
 from cosemzoo.nets import CosemUNet
 from cosemzoo.nets.arguments import FACTORS
 from cosemzoo.nets.shapes import shapes_of
+from cosemzoo.publishing.cosem import BUCKET_URL
 from cosemzoo.zoo import Checkpoint, Zoo
 
 SMALL: dict[str, Any] = {"channels": 2, "widths_down": [4, 6], "widths_up": [4], "factors": [2]}
@@ -44,6 +45,7 @@ MANIFEST = Manifest(
     input_sampling="every second voxel",
     target=Target("tanh(signed distance / 50 nm)", scale=50.0, threshold=0.0),
     architecture=Architecture("cosem-unet", SMALL),
+    lineage=Lineage(source_url=f"{BUCKET_URL}/setup04/1820500"),
 )
 FACTS = PackageFacts(
     authors=("A", "B"), license="MIT", raw_range=(0, 255), torch_version="2.13.0", tolerance=0.01
@@ -237,10 +239,11 @@ def test_a_package_says_what_it_was_made_from(checkpoint: Checkpoint) -> None:
         ({"iteration": None}, False),
         ({"run": "setup99"}, False),
         ({"lineage": Lineage(base_reference="setup04@1820500")}, False),
-        ({"lineage": Lineage(source_url="https://example.org/1820500")}, True),
+        ({"lineage": Lineage(source_url="https://example.org/1820500")}, False),
+        ({"lineage": None}, False),
     ],
 )
-def test_a_run_is_cosems_by_its_name_and_iteration_unless_it_was_fine_tuned(
+def test_a_run_is_cosems_by_its_name_iteration_and_source_unless_it_was_fine_tuned(
     changes: dict[str, Any], expected: bool
 ) -> None:
     assert is_cosem(evolve(MANIFEST, **changes)) is expected
@@ -337,7 +340,7 @@ def test_without_the_library_it_is_said_what_to_install(
     package = tmp_path / "packages" / "run"
     package.mkdir(parents=True)
     with pytest.raises(ExtraMissing, match=r'pip install "cosemzoo\[bioimageio\]"'):
-        export_bioimageio(write(), package)
+        export_bioimageio(write(), str(package))
     assert [*package.parent.rglob("*")] == [package]
 
 
@@ -351,11 +354,23 @@ def test_all_that_is_missing_or_wrong_is_said_at_once(write: Write, tmp_path: Pa
     author, license_, there, raw, scale, voxel = caught.value.problems
     assert "--author" in author
     assert "--license" in license_
-    assert "not an empty folder" in there
+    assert "is there already" in there
     assert "9 to 9" in raw
     assert "input_range" in scale
     assert "along z" in voxel
     assert [path.name for path in (tmp_path / "packages").rglob("*")] == ["run", "file"]
+
+
+def test_a_network_whose_output_is_not_finite_is_refused_because_readers_would_pass_it(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bioimageio.spec", ModuleType("bioimageio.spec"))
+    folder, state = write(), CosemUNet(**SMALL).state_dict()
+    state["prediction_head.bias"][0] = float("nan")
+    write_safetensors(folder / "model.safetensors", state)
+    with pytest.raises(ExportRefused, match="not finite"):
+        export_bioimageio(folder, tmp_path / "package")
+    assert not (tmp_path / "package").exists()
 
 
 @pytest.mark.parametrize("raw_range", [(-1, 255), (0, 65536), (5, 4)])

@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 from cosemzoo import load_model, resolve
 from cosemzoo.checkpoints.writer import write_safetensors
-from cosemzoo.errors import ExportRefused, InvalidMetadata, UnknownNetwork
+from cosemzoo.errors import CosemZooWarning, ExportRefused, InvalidMetadata, UnknownNetwork
 from cosemzoo.interop import cellmap
 from cosemzoo.interop.cellmap import (
     CellmapExport,
     CellmapMetadata,
-    channel_names,
     export_cellmap,
     manifest_from_metadata,
 )
@@ -28,6 +27,8 @@ from cosemzoo.interop.programs import write_torchscript
 from cosemzoo.loading.labels import UNKNOWN_KIND
 from cosemzoo.manifest import Architecture, Channel, HeadTensor, Manifest, Target
 from cosemzoo.nets import CosemUNet
+from cosemzoo.publishing import publish
+from cosemzoo.zoo import Zoo
 
 #: A network that takes 10, 12, 14 … voxels; torch.export reasons about a deeper one for half a minute.
 SHALLOW: dict[str, Any] = {
@@ -45,11 +46,11 @@ Refuse = Callable[..., ExportRefused]
 Program = Callable[[torch.Tensor], torch.Tensor]
 
 
-def write_run(folder: Path, **said: Any) -> Path:
+def write_run(folder: Path, arguments: dict[str, Any] = SHALLOW, **said: Any) -> Path:
     folder.mkdir()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        write_safetensors(folder / "model.safetensors", CosemUNet(**SHALLOW).state_dict())
+        write_safetensors(folder / "model.safetensors", CosemUNet(**arguments).state_dict())
     values: dict[str, Any] = {
         "run": "run_1",
         "iteration": 1000,
@@ -246,6 +247,16 @@ def test_a_file_that_computes_something_else_is_refused_and_nothing_is_left(
     assert not [*tmp_path.glob("*out*")]
 
 
+def test_a_network_that_torch_cannot_export_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    # Along z it is one voxel deep for the smallest input, and nothing is pooled.
+    arguments = {**SHALLOW, "factors": [[1, 2, 2]], "final_upsample": [1, 2, 2]}
+    said = {"input_voxel_size": (8, 8, 8), "output_voxel_size": None}
+    run = write_run(tmp_path / "run", arguments, architecture=Architecture("cosem-unet", arguments), **said)
+    with pytest.raises(ExportRefused, match=r"cannot make model\.pt2 of its network: Constraints violated"):
+        export_cellmap(run, tmp_path / "out")
+    assert not [*tmp_path.glob("*out*")]
+
+
 def test_everything_that_is_wrong_is_said_at_once_before_anything_is_written(
     tmp_path: Path, run: Path
 ) -> None:
@@ -297,17 +308,24 @@ def test_a_network_that_cannot_be_built_is_not_exported(
         export_cellmap(run, tmp_path / "out")
 
 
-@given(
-    st.lists(
-        st.builds(Channel, st.sampled_from(["a", "b", "c"]), st.sampled_from(["x", "y"])),
-        unique_by=str,
-        max_size=6,
-    )
-)
-def test_different_channels_have_different_names(channels: list[Channel]) -> None:
-    names = channel_names(channels)
-    assert len({*names}) == len(channels)
-    assert all(name.startswith(channel.label) for name, channel in zip(names, channels, strict=True))
+def test_a_manifest_need_not_say_its_channels_twice(tmp_path: Path) -> None:
+    unsaid = {name: value for name, value in SHALLOW.items() if name != "channels"}
+    run = write_run(tmp_path / "run", architecture=Architecture("cosem-unet", unsaid))
+    assert cellmap._describe(resolve(run), tmp_path / "out", None, None).out_channels == 3
+
+
+def test_without_the_card_of_the_run_it_is_said_that_no_licence_is_stated(
+    run: Path, quick: None, make_zoo: Callable[..., Zoo], tmp_path: Path
+) -> None:
+    publish(run, "my-lab/run_1@1000", zoo=make_zoo())
+    # As `cosemzoo fetch` does on a login node, for compute nodes without a network.
+    elsewhere = {"cache_dir": tmp_path / "elsewhere"}
+    zoo = make_zoo(**elsewhere)
+    zoo.fetch(zoo.resolve("my-lab/run_1@1000"))
+    offline = make_zoo(**elsewhere, offline=True)
+    with pytest.warns(CosemZooWarning, match=r"not in the cache\); no licence is stated"):
+        done = export_cellmap("my-lab/run_1@1000", tmp_path / "out", zoo=offline)
+    assert "license" not in (done.folder / "README.md").read_text(encoding="utf-8")
 
 
 # --- metadata.json into a manifest --------------------------------------------------------------------------

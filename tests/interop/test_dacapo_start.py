@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from cosemzoo.errors import (
 )
 from cosemzoo.interop import dacapo as interop
 from cosemzoo.manifest import Architecture, Channel, HeadTensor, Manifest
+from cosemzoo.models import PlanOptions
 from cosemzoo.nets.arguments import read_arguments
 
 WriteCheckpoint = Callable[..., Path]
@@ -142,6 +143,7 @@ options = st.fixed_dictionaries(
         "new_head": st.none() | st.lists(channels, unique_by=str),
         "label_map": st.none() | st.dictionaries(labels, st.none() | channels),
         "vocabulary": st.none() | st.text(),
+        "rename": st.none() | st.dictionaries(labels, labels),
         "head": st.none() | labels | st.lists(labels) | st.dictionaries(labels, labels),
         "in_channels": st.sampled_from(["error", "repeat"]),
         "input_channels": st.none() | st.lists(labels),
@@ -194,6 +196,12 @@ class Label(StrEnum):
     MITO = "mito"
 
 
+class Share(float, Enum):
+    """Numbers, as somebody else's program has them."""
+
+    HALF = 0.5
+
+
 @pytest.mark.parametrize(
     "new_head",
     [("mito",), np.array(["mito"]), [Label.MITO], ["mito"]],
@@ -203,6 +211,42 @@ def test_labels_are_stored_as_plain_texts(dacapo: Any, new_head: Any) -> None:
     stored = interop.CosemStartConfig("setup04", new_head=new_head).new_head
     assert stored == ["mito"]
     assert type(stored[0]) is str
+
+
+@pytest.mark.parametrize("number", [np.float64(0.5), np.float32(0.5), np.int64(1), 0.5, Share.HALF])
+def test_numbers_are_stored_as_plain_numbers(dacapo: Any, number: Any) -> None:
+    config = interop.CosemStartConfig("setup04", min_coverage=number, input_range=(number, 2))
+    stored = dacapo.converter.unstructure(config)
+    assert yaml.safe_load(yaml.safe_dump(stored)) == stored
+    assert (stored["min_coverage"], stored["input_range"]) == (number, [number, 2])
+
+
+def test_a_folder_is_stored_as_the_text_that_means_it(dacapo: Any, tmp_path: Path) -> None:
+    config = interop.CosemStartConfig(tmp_path / "run")
+    assert config.run == config.from_run == str(tmp_path / "run")
+    assert interop.CosemStartConfig(Path("run")).run == "./run"
+
+
+def test_every_option_of_a_plan_is_one_of_the_configuration(dacapo: Any) -> None:
+    from cosemzoo.interop.dacapo.start import _DEFAULT
+
+    assert _DEFAULT.keys() == PlanOptions.__optional_keys__
+    plain = interop.CosemStartConfig("setup04")
+    assert {name: getattr(plain, name) for name in _DEFAULT} == _DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("strict", "requre"), ("min_coverage", "half"), ("vocabulary", ["cosem"])]
+)
+def test_an_option_that_no_load_has_is_read_back_and_refused_by_the_load(
+    dacapo: Any, stored: dict[str, Any], option: str, value: Any
+) -> None:
+    interop.register()
+    config = interop.CosemStartConfig("local:run_1", "1000", **{option: value})
+    read = dacapo.converter.structure(dacapo.converter.unstructure(config), base_of(config))
+    assert read == config
+    with pytest.raises(InvalidOption, match=option):
+        read.start_type(read).initialize_weights(Net(), ["ecs", "mito", "er"])
 
 
 def test_channels_are_stored_as_label_and_kind(dacapo: Any) -> None:
@@ -402,6 +446,18 @@ for name in ("CosemStartConfig", "register", "nothing"):
         print(type(error).__name__, "cosemzoo[dacapo]" in str(error))
 """
     assert run_python(script) == "ExtraMissing True\nExtraMissing True\nAttributeError False\n"
+
+
+def test_the_command_without_dacapo_says_what_to_install(run_python: Callable[..., str]) -> None:
+    script = """
+import runpy, sys
+sys.modules["dacapo"] = None
+try:
+    runpy.run_module("cosemzoo.interop.dacapo", run_name="__main__")
+except SystemExit as end:
+    print(end.code)
+"""
+    assert run_python(script).startswith("Error: ")
 
 
 def test_reading_a_store_does_not_need_dacapo(run_python: Callable[..., str]) -> None:

@@ -397,6 +397,19 @@ def test_where_a_range_could_not_be_folded_in_exactly_it_is_refused(
     load(model, folder)
 
 
+def test_what_holds_the_first_layer_is_not_another_layer(saved: Any, load: Load) -> None:
+    def network() -> nn.Module:
+        holder = nn.Module()
+        holder.in_channels = 1  # type: ignore[assignment]
+        holder.convolution = nn.Conv2d(1, 4, 3)
+        return with_stem(holder).double()
+
+    source, model = network(), network()
+    load(model, saved(source, input_range=[-1, 1]), input_range=(0, 1))
+    weights = [one.get_parameter("stem.convolution.weight") for one in (model, source)]
+    assert torch.equal(weights[0], 2 * weights[1])
+
+
 def test_a_shared_first_weight_is_not_changed_for_one_of_its_layers(saved: Any, load: Load) -> None:
     source, model = Wrapped(), Wrapped()
     for network in (source, model):

@@ -147,6 +147,16 @@ def test_why_there_can_be_no_sample_is_known_before(
     assert "\n" not in str(told)
 
 
+def test_a_manifest_need_not_say_its_channels_twice(tmp_path: Path) -> None:
+    assert MANIFEST.architecture is not None
+    unsaid = {name: value for name, value in MANIFEST.architecture.arguments.items() if name != "channels"}
+    manifest = evolve(MANIFEST, architecture=Architecture("cosem-unet", unsaid))
+    assert why_no_golden(manifest, []) is None
+    folder = write_run(tmp_path / "run")
+    (folder / "config.json").write_text(manifest.to_json(), encoding="utf-8")
+    assert make_golden(folder, folder / GOLDEN_FILE) is None
+
+
 # --- publishing --------------------------------------------------------------------------------------------
 
 

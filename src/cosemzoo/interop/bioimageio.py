@@ -6,11 +6,11 @@ an extra: ``pip install "cosemzoo[bioimageio]"``.
 """
 
 import ast
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final, cast
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from attrs import frozen
 from numpy.typing import NDArray
 
-from cosemzoo.errors import ExportRefused, ExtraMissing, UnknownNetwork
+from cosemzoo.errors import ExportRefused, ExtraMissing
 from cosemzoo.interop.bioimageio_description import (
     COSEM_AUTHORS,
     COSEM_LICENSE,
@@ -32,7 +32,6 @@ from cosemzoo.interop.bioimageio_description import (
     PackageFacts,
     describe,
     is_cosem,
-    network_arguments,
     range_problem,
     raw_type,
     scaling,
@@ -40,12 +39,13 @@ from cosemzoo.interop.bioimageio_description import (
     write_readme,
 )
 from cosemzoo.interop.programs import write_torchscript
+from cosemzoo.interop.whole_folder import absolute, float32_bytes, place_problem, whole_folder
 from cosemzoo.manifest import MANIFEST_FILE, Manifest
 from cosemzoo.models import ReferenceLike, resolve
-from cosemzoo.nets import CosemUNet, build_network
+from cosemzoo.nets import CosemUNet
 from cosemzoo.nets.arguments import read_arguments
 from cosemzoo.nets.shapes import shapes_of
-from cosemzoo.ready import load_model
+from cosemzoo.ready import empty_network, load_model, network_arguments
 from cosemzoo.verify import TOLERANCE, compute
 from cosemzoo.zoo import Checkpoint, Zoo
 
@@ -101,7 +101,7 @@ class BioimageioPackage:
 
 def export_bioimageio(
     reference: ReferenceLike,
-    folder: Path,
+    folder: str | os.PathLike[str],
     *,
     authors: Sequence[str] = (),
     license: str | None = None,  # noqa: A002 - it is what the format calls it
@@ -116,7 +116,7 @@ def export_bioimageio(
     Parameters
     ----------
     reference : str, os.PathLike, Reference or Checkpoint
-    folder : Path
+    folder : str or os.PathLike
         Where to write it: an empty folder, or one that is not there.
     authors : sequence of str
         Who made the network; may be left out for the published COSEM checkpoints.
@@ -139,16 +139,18 @@ def export_bioimageio(
         If the manifest does not say which network it is, or says one that cannot be built here.
     ExportRefused
         With everything that is missing or wrong, if no valid package can be made.
+    DiskFull
+        If there is no room for the package.
     CosemZooError
         As `cosemzoo.fetch`.
     """
     zoo = Zoo() if zoo is None else zoo
-    folder = folder.absolute()
+    target = absolute(folder)
     checkpoint = resolve(reference, zoo=zoo)
     manifest = checkpoint.manifest
     if manifest is not None and is_cosem(manifest):
         authors, license = authors or COSEM_AUTHORS, license or COSEM_LICENSE  # noqa: A001
-    _check(checkpoint, folder, authors, license, raw_range)
+    _check(checkpoint, target, authors, license, raw_range)
     spec = _bioimageio_spec()
     assert manifest is not None
     assert manifest.input_range is not None
@@ -158,6 +160,10 @@ def export_bioimageio(
     # As readers do it: in float32, one step after the other.
     scaled = raw.astype(np.float32) * np.float32(gain) + np.float32(offset)
     output = compute(network, torch.from_numpy(scaled))
+    if not bool(torch.isfinite(output).all()):
+        # `bioimageio test` takes NaN for equal to NaN, and would pass it.
+        problem = "its output is not finite: the weights are of no use"
+        raise ExportRefused(str(checkpoint.reference), target, [problem])
     facts = PackageFacts(
         authors=tuple(authors),
         license=str(license),
@@ -170,10 +176,9 @@ def export_bioimageio(
         MANIFEST_FILE: manifest.to_json(),
         README_FILE: write_readme(checkpoint, network.shapes, facts),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        made = Path(scratch) / folder.name
-        made.mkdir()
+    # Both kinds of weights, and of TorchScript two files for a moment.
+    needed = 3 * float32_bytes(network)
+    with whole_folder(str(checkpoint.reference), target, needed=needed) as made:
         torch.save(network.state_dict(), made / STATE_DICT_FILE)
         write_torchscript(network, made / TORCHSCRIPT_FILE)
         np.save(made / TEST_INPUT_FILE, raw)
@@ -182,11 +187,10 @@ def export_bioimageio(
             (made / name).write_text(text, encoding="utf-8")
         problems = _write_description(spec, describe(checkpoint, network.shapes, facts), made)
         if problems:
-            raise ExportRefused(str(checkpoint.reference), folder, problems)
+            raise ExportRefused(str(checkpoint.reference), target, problems)
         sizes = {path.name: path.stat().st_size for path in sorted(made.iterdir())}
-        made.rename(folder)
     return BioimageioPackage(
-        folder=folder,
+        folder=target,
         checkpoint=checkpoint,
         files=sizes,
         input_shape=raw.shape,
@@ -220,21 +224,15 @@ def _check(
     raw_range: tuple[int, int],
 ) -> None:
     manifest, reference = checkpoint.manifest, str(checkpoint.reference)
-    if manifest is None or manifest.architecture is None:
-        raise UnknownNetwork(reference, "its manifest does not say which network it is")
+    network = cast("CosemUNet", empty_network(manifest, reference))
+    assert manifest is not None
     problems = list(_missing(authors, license))
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        problems.append("it is there already, and is not an empty folder; name another")
+    problems.extend(filter(None, [place_problem(folder)]))
     if problem := range_problem(raw_range):
         problems.append(problem)
     if manifest.input_range is None:
         problems.append("its manifest does not say input_range, the values that the network takes")
-    try:
-        with torch.device("meta"):
-            network = build_network(manifest.architecture.name, network_arguments(manifest))
-    except ValueError as error:
-        raise UnknownNetwork(reference, str(error)) from error
-    problems.extend(voxel_problems(manifest, cast("CosemUNet", network).shapes))
+    problems.extend(voxel_problems(manifest, network.shapes))
     if problems:
         raise ExportRefused(reference, folder, problems)
 

@@ -8,10 +8,11 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from cosemzoo.interop.cellmap import channel_names
 from cosemzoo.manifest import MANIFEST_FILE, Manifest, Target
 from cosemzoo.nets.arguments import read_arguments
 from cosemzoo.nets.shapes import Axis, Shapes
+from cosemzoo.publishing.cosem import BUCKET_URL
+from cosemzoo.ready import network_arguments
 from cosemzoo.reference import published_iterations
 from cosemzoo.zoo import Checkpoint
 
@@ -75,15 +76,16 @@ class PackageFacts:
 
 
 def is_cosem(manifest: Manifest) -> bool:
-    """Say whether it is one of the published COSEM checkpoints, by its run and iteration."""
-    fine_tuned = manifest.lineage is not None and manifest.lineage.has_base
-    return not fine_tuned and str(manifest.iteration) in published_iterations().get(manifest.run, ())
+    """Say whether it is one of the published COSEM checkpoints: by its run, iteration and source.
 
-
-def network_arguments(manifest: Manifest) -> dict[str, Any]:
-    """Give what the network is built from; a manifest need not say its channels twice."""
-    assert manifest.architecture is not None
-    return {"channels": len(manifest.channels), **manifest.architecture.arguments}
+    A run of that name may be anybody's: what is said of authors and licence holds for the file in the
+    authors' bucket.
+    """
+    lineage = manifest.lineage
+    from_bucket = lineage is not None and (lineage.source_url or "").startswith(BUCKET_URL)
+    fine_tuned = lineage is not None and lineage.has_base
+    published = str(manifest.iteration) in published_iterations().get(manifest.run, ())
+    return from_bucket and not fine_tuned and published
 
 
 def raw_type(largest: int) -> str:
@@ -251,7 +253,7 @@ def _name(manifest: Manifest) -> str:
 
 def _description(manifest: Manifest) -> str:
     generated = f"{_GENERATED} " if manifest.generated else ""
-    channels = ", ".join(channel_names(manifest.channels))
+    channels = ", ".join(manifest.channel_names)
     text = f"{generated}A 3-D U-Net for volume electron microscopy. It predicts: {channels}."
     return textwrap.shorten(text, _DESCRIPTION_LENGTH, placeholder=" …")
 
@@ -312,7 +314,7 @@ def _output(manifest: Manifest, spaces: Sequence["_Space"]) -> dict[str, Any]:
         "description": _short(_target(manifest.target)),
         "axes": [
             {"type": "batch"},
-            {"type": "channel", "channel_names": [*channel_names(manifest.channels)]},
+            {"type": "channel", "channel_names": [*manifest.channel_names]},
             *(space.output_axis() for space in spaces),
         ],
         "data": {"type": "float32"},

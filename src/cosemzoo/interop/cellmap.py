@@ -6,9 +6,10 @@ for cellmap-flow 0.2.3, which runs `model.ts`.
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from textwrap import shorten
 from typing import Any, Final, cast
 
 import torch
@@ -17,7 +18,7 @@ from attrs import frozen
 from huggingface_hub import ModelCardData, metadata_load
 
 from cosemzoo._version import __version__
-from cosemzoo.errors import ExportRefused, UnknownNetwork
+from cosemzoo.errors import CosemZooWarning, ExportRefused, HubUnavailable, NotCached
 from cosemzoo.interop.cellmap_metadata import (
     METADATA_FILE,
     METADATA_VERSION,
@@ -25,11 +26,12 @@ from cosemzoo.interop.cellmap_metadata import (
     manifest_from_metadata,
 )
 from cosemzoo.interop.programs import largest_deviations, write_exported, write_torchscript
-from cosemzoo.manifest import Channel, Manifest
+from cosemzoo.interop.whole_folder import absolute, float32_bytes, place_problem, whole_folder
+from cosemzoo.manifest import Manifest
 from cosemzoo.models import ReferenceLike, resolve
-from cosemzoo.nets import CosemUNet, build_network
+from cosemzoo.nets import CosemUNet
 from cosemzoo.nets.shapes import Shapes
-from cosemzoo.ready import load_model
+from cosemzoo.ready import empty_network, load_model
 from cosemzoo.verify import TOLERANCE
 from cosemzoo.zoo import Checkpoint, Zoo
 
@@ -50,6 +52,7 @@ STEPS: Final = (
 _USUAL_INPUT: Final = (216, 216, 216)
 # What cellmap-models puts there; with the labels, people find networks by them.
 _TAGS: Final = ("pytorch", "torchscript", "3d", "segmentation", "electron-microscopy", "cellmap")
+_REASON_LENGTH: Final = 300
 _LICENSE_FIELDS: Final = ("license", "license_name", "license_link")
 
 
@@ -113,11 +116,18 @@ def export_cellmap(
     ------
     ExportRefused
         With every problem: the folder is not empty, the shape does not fit, the voxel sizes are not whole; or
-        if a file does not compute what the network does.
+        if a file cannot be made or written, or does not compute what the network does.
     UnknownNetwork
         If the network cannot be built here.
+    DiskFull
+        If there is no room for the folder.
     CosemZooError
         As `cosemzoo.fetch`.
+
+    Warns
+    -----
+    CosemZooWarning
+        If the run's card cannot be had here, so that the folder's card states no licence.
 
     Examples
     --------
@@ -125,28 +135,27 @@ def export_cellmap(
     """
     zoo = Zoo() if zoo is None else zoo
     begin = progress or (lambda _: None)
-    target = Path(os.path.abspath(folder))
+    target = absolute(folder)
     checkpoint = resolve(reference, zoo=zoo)
     metadata = _describe(checkpoint, target, input_shape, voxel_size)
+    license_fields = _license(checkpoint, zoo)
     steps = iter(STEPS)
     begin(next(steps))
     # Its own copies: a mapped tensor would bring the whole file along.
     network = cast("CosemUNet", load_model(checkpoint, dtype=torch.float32, share=False, zoo=zoo))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        made = Path(scratch) / target.name
-        made.mkdir()
+    # Each file once; of model.ts there are two for a moment, before there is the other.
+    needed = 2 * float32_bytes(network)
+    with whole_folder(str(checkpoint.reference), target, needed=needed) as made:
         begin(next(steps))
         write_torchscript(network, made / TORCHSCRIPT_FILE)
         begin(next(steps))
-        write_exported(network, made / EXPORTED_FILE)
+        _write_exported(checkpoint, target, network, made / EXPORTED_FILE)
         begin(next(steps))
         deviation = _compare(checkpoint, target, network, made)
         (made / METADATA_FILE).write_text(metadata.to_json(), encoding="utf-8")
-        card = _card(checkpoint, metadata, network.shapes, _license(checkpoint, zoo))
+        card = _card(checkpoint, metadata, network.shapes, license_fields)
         (made / CARD_FILE).write_text(card, encoding="utf-8")
         files = {path.name: path.stat().st_size for path in sorted(made.iterdir())}
-        made.rename(target)
     return CellmapExport(
         folder=target, checkpoint=checkpoint, metadata=metadata, files=files, deviation=deviation
     )
@@ -159,11 +168,11 @@ def _describe(
     voxel_size: Sequence[int] | None,
 ) -> CellmapMetadata:
     """Give the metadata, before anything large is read."""
-    manifest, network = _network_of(checkpoint)
+    manifest = checkpoint.manifest
+    network = cast("CosemUNet", empty_network(manifest, str(checkpoint.reference)))
+    assert manifest is not None
     shapes = network.shapes
-    problems = []
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        problems.append(f"{folder} is there already: name a folder that is not, or remove it")
+    problems = [*filter(None, [place_problem(folder)])]
     block = tuple(input_shape or shapes.valid_input_shape(_USUAL_INPUT))
     output: tuple[int, ...] = ()
     try:
@@ -184,7 +193,7 @@ def _describe(
         iteration=manifest.iteration,
         input_voxel_size=lengths[0],
         output_voxel_size=lengths[1],
-        channels_names=channel_names(manifest.channels),
+        channels_names=manifest.channel_names,
         input_shape=block,
         output_shape=output,
         inference_input_shape=block,
@@ -195,25 +204,6 @@ def _describe(
         version="1.0.0",
         extra={"format_version": METADATA_VERSION},
     )
-
-
-def channel_names(channels: Sequence[Channel]) -> tuple[str, ...]:
-    """Give one name for each channel: its label, and its kind too where several have that label."""
-    labels = [channel.label for channel in channels]
-    return tuple(channel.label if labels.count(channel.label) == 1 else str(channel) for channel in channels)
-
-
-def _network_of(checkpoint: Checkpoint) -> tuple[Manifest, CosemUNet]:
-    manifest = checkpoint.manifest
-    if manifest is None or manifest.architecture is None:
-        problem = "its manifest does not say which network it is"
-        raise UnknownNetwork(str(checkpoint.reference), problem)
-    try:
-        with torch.device("meta"):
-            network = build_network(manifest.architecture.name, manifest.architecture.arguments)
-    except ValueError as error:
-        raise UnknownNetwork(str(checkpoint.reference), str(error)) from error
-    return manifest, cast("CosemUNet", network)
 
 
 def _voxel_sizes(
@@ -286,6 +276,16 @@ def _fitting(shapes: Shapes) -> str:
     return sizes[0] if len({*sizes}) == 1 else f"({', '.join(sizes)})"
 
 
+def _write_exported(checkpoint: Checkpoint, folder: Path, network: CosemUNet, path: Path) -> None:
+    try:
+        write_exported(network, path)
+    except RuntimeError as error:
+        # Such as of a network whose smallest input is a single voxel deep somewhere inside.
+        reason = shorten(str(error), _REASON_LENGTH, placeholder=" …")
+        problem = f"torch {torch.__version__} cannot make {path.name} of its network: {reason}"
+        raise ExportRefused(str(checkpoint.reference), folder, [problem]) from error
+
+
 def _compare(checkpoint: Checkpoint, folder: Path, network: CosemUNet, made: Path) -> float:
     names = (TORCHSCRIPT_FILE, EXPORTED_FILE)
     off = largest_deviations(network, *(made / name for name in names))
@@ -303,7 +303,14 @@ def _compare(checkpoint: Checkpoint, folder: Path, network: CosemUNet, made: Pat
 
 def _license(checkpoint: Checkpoint, zoo: Zoo) -> dict[str, Any]:
     """Give what the run's own card says of its licence."""
-    path = zoo.fetch_beside(checkpoint, CARD_FILE)
+    try:
+        path = zoo.fetch_beside(checkpoint, CARD_FILE)
+    except (NotCached, HubUnavailable) as error:
+        # `cosemzoo fetch` does not bring it, and the networks are of use without it.
+        reason = error.reason if isinstance(error, HubUnavailable) else "it is not in the cache"
+        message = f"{checkpoint.reference}: the run's card cannot be had ({reason}); no licence is stated"
+        warnings.warn(message, CosemZooWarning, stacklevel=3)
+        return {}
     try:
         said = None if path is None else metadata_load(path)
     except (ValueError, yaml.YAMLError):

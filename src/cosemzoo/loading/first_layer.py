@@ -58,9 +58,12 @@ def find_first_layer(
 
 def _has_values(module: nn.Module) -> bool:
     members = [*module._parameters.values(), *module._buffers.values()]  # noqa: SLF001 - no public way to all
+    return _is_layer(module) and any(member is not None for member in members)
+
+
+def _is_layer(module: nn.Module) -> bool:
     # What a container holds itself, such as a table of positions, stands beside its layers.
-    layer = not any(module.children()) or isinstance(module, (*_PLAIN, _ConvNd, nn.MultiheadAttention))
-    return layer and any(member is not None for member in members)
+    return not any(module.children()) or isinstance(module, (*_PLAIN, _ConvNd, nn.MultiheadAttention))
 
 
 def _why_not_plain(module: nn.Module) -> str:
@@ -84,7 +87,12 @@ def _others(
         kind = f"{other}, a {type(module).__name__},"
         if isinstance(module, _ConstantPadNd) and torch.tensor(module.padding).any():
             yield f"{kind} may pad the input with a constant before it"
-        elif other != path and _inputs(module) == inputs and not _in_sequence(model, path, other):
+        elif (
+            other != path
+            and _is_layer(module)
+            and _inputs(module) == inputs
+            and not _in_sequence(model, path, other)
+        ):
             yield f"{kind} may be given the same input"
 
 

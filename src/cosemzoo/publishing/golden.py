@@ -6,12 +6,11 @@ from typing import Final
 
 import torch
 
-from cosemzoo.errors import CosemZooError
-from cosemzoo.manifest import Architecture, Manifest
-from cosemzoo.nets import build_network
+from cosemzoo.errors import CosemZooError, UnknownNetwork
+from cosemzoo.manifest import Manifest
 from cosemzoo.nets.arguments import read_arguments
 from cosemzoo.nets.shapes import shapes_of
-from cosemzoo.ready import load_model
+from cosemzoo.ready import empty_network, load_model, network_arguments
 from cosemzoo.verify import GoldenSample, compute, scaled
 from cosemzoo.zoo import Zoo
 
@@ -35,10 +34,9 @@ def why_no_golden(manifest: Manifest, nonfinite: Sequence[object]) -> str | None
     if nonfinite:
         return "the weights hold NaN or infinities"
     try:
-        with torch.device("meta"):
-            build_network(manifest.architecture.name, manifest.architecture.arguments)
-    except ValueError as error:
-        return _one_line(error)
+        empty_network(manifest, manifest.run)
+    except UnknownNetwork as error:
+        return _one_line(error.problem)
     return None
 
 
@@ -62,13 +60,12 @@ def make_golden(folder: Path, target: Path) -> str | None:
     checkpoint = Zoo().resolve(folder)
     manifest = checkpoint.manifest
     assert manifest is not None
-    assert manifest.architecture is not None
-    raw, input_range = _noise(manifest.architecture), manifest.input_range or _USUAL_RANGE
+    raw, input_range = _noise(manifest), manifest.input_range or _USUAL_RANGE
     try:
         output = compute(load_model(checkpoint, dtype=torch.float32), scaled(raw, input_range))
     except (CosemZooError, RuntimeError) as error:
         # A sample is an extra: a publication does not fail for want of the memory for it.
-        return f"the network could not be run here: {_one_line(error)}"
+        return f"the network could not be run here: {_one_line(str(error))}"
     if not bool(torch.isfinite(output).all()):
         return "the network's output is not finite"
     if bool((output == output[..., :1, :1, :1]).all()):
@@ -80,12 +77,12 @@ def make_golden(folder: Path, target: Path) -> str | None:
     return None
 
 
-def _noise(architecture: Architecture) -> torch.Tensor:
-    arguments = read_arguments(architecture.arguments)
+def _noise(manifest: Manifest) -> torch.Tensor:
+    arguments = read_arguments(network_arguments(manifest))
     shape = (1, arguments.input_channels, *shapes_of(arguments).valid_input_shape())
     generator = torch.Generator().manual_seed(_SEED)
     return torch.randint(0, _BYTES, shape, dtype=torch.uint8, generator=generator)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

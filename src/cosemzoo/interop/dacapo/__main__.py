@@ -1,8 +1,15 @@
 """DaCapo's command line, which then knows the zoo's starts: ``python -m cosemzoo.interop.dacapo train …``."""
 
+import sys
+
+from cosemzoo.errors import ExtraMissing
+from cosemzoo.interop import dacapo
 from cosemzoo.interop.dacapo.peer import dacapo_module
-from cosemzoo.interop.dacapo.start import register
 
 if __name__ == "__main__":
-    register()
-    dacapo_module("dacapo.cli").cli(prog_name="python -m cosemzoo.interop.dacapo")
+    try:
+        dacapo.register()
+        command = dacapo_module("dacapo.cli").cli
+    except ExtraMissing as error:
+        sys.exit(f"Error: {error}")
+    command(prog_name="python -m cosemzoo.interop.dacapo")

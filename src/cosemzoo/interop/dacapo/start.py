@@ -6,6 +6,7 @@ labels, and train. So this one is stored under another name, which `register` ma
 DaCapo's `Start` looks for: a process that did not call `register` fails before it trains.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final, TypeVar, Unpack
 
@@ -19,7 +20,7 @@ from cosemzoo.loading.labels import NewHead, WantedChannel, parse_new_head
 from cosemzoo.loading.plan import LoadPlan
 from cosemzoo.manifest import Channel
 from cosemzoo.models import LoadOptions, PlanOptions
-from cosemzoo.reference import DEFAULT_CRITERION
+from cosemzoo.reference import DEFAULT_CRITERION, parse_reference
 from cosemzoo.starts import CosemStart
 
 _M = TypeVar("_M", bound=nn.Module)
@@ -30,6 +31,7 @@ _DEFAULT: Final[Mapping[str, object]] = {
     "label_map": None,
     "vocabulary": None,
     "head": None,
+    "rename": None,
     "in_channels": "error",
     "input_channels": None,
     "input_range": None,
@@ -118,12 +120,15 @@ def _labels(rows: Sequence[WantedChannel]) -> list[str]:
 
 def _plain(option: str, value: Any) -> Any:
     """Give an option as texts, numbers, lists and mappings by text: what DaCapo can store."""
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int | float):
+        # A number of numpy, or a member of an enumeration, can be one of these too.
+        return int(value) if isinstance(value, int) else float(value)
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, Channel):
-        return [value.label, value.kind]
+        value = [value.label, value.kind]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {str.__str__(key): _plain(option, member) for key, member in value.items()}
     tolist = getattr(value, "tolist", None)
@@ -135,24 +140,14 @@ def _plain(option: str, value: Any) -> Any:
     raise InvalidOption(option, value, allowed)
 
 
-def _stored_label_map(value: Any) -> Any:
-    return _plain("label_map", value)
+def _stored_option(value: Any, field: "attrs.Attribute[Any]") -> Any:
+    return _plain(field.name, value)
 
 
-def _stored_head(value: Any) -> Any:
-    return _plain("head", value)
-
-
-def _stored_input_channels(value: Any) -> Any:
-    return _plain("input_channels", value)
-
-
-def _stored_input_range(value: Any) -> Any:
-    return _plain("input_range", value)
-
-
-def _stored_voxel_size(value: Any) -> Any:
-    return _plain("voxel_size", value)
+def _storable(_: type, fields: "list[attrs.Attribute[Any]]") -> "list[attrs.Attribute[Any]]":
+    """Have every option of a load converted to what DaCapo can store."""
+    converter: Any = attrs.Converter(_stored_option, takes_field=True)
+    return [each.evolve(converter=converter) if each.name in _DEFAULT else each for each in fields]
 
 
 def _stored_new_head(value: Any) -> Any:
@@ -162,11 +157,15 @@ def _stored_new_head(value: Any) -> Any:
     return _plain("new_head", value)
 
 
+def _run(value: Any) -> Any:
+    return str(parse_reference(value)) if isinstance(value, os.PathLike) else value
+
+
 def _criterion(value: object) -> str:
     return DEFAULT_CRITERION if value is None else str(value)
 
 
-@attrs.frozen
+@attrs.frozen(field_transformer=_storable)
 class CosemZooStartConfig(_StartConfig):  # type: ignore[misc]
     """Which checkpoint DaCapo starts a run from, and how it is loaded: ``RunConfig(start_config=…)``.
 
@@ -180,9 +179,11 @@ class CosemZooStartConfig(_StartConfig):  # type: ignore[misc]
         The channels of the model's head, in the order of its rows. Where DaCapo hands over the channels of
         the task as well, the labels of both must be the same. Where neither is there, no labels are guessed:
         the model keeps all rows of its head, unless `strict` is "require".
-    label_map, vocabulary, head, in_channels, input_channels, input_range, voxel_size, strict, min_coverage
-        As for `cosemzoo.load_into`; the keys of `label_map` are labels. ``input_range=(0, 1)`` is right for
-        DaCapo's intensities, which lie between 0 and 1, where the COSEM networks were trained on -1 to 1.
+    label_map, vocabulary, head, rename, in_channels, input_channels
+        As for `cosemzoo.load_into`; the keys of `label_map` are labels.
+    input_range, voxel_size, strict, min_coverage
+        As there. ``input_range=(0, 1)`` is right for DaCapo's intensities, which lie between 0 and 1, where
+        the COSEM networks were trained on -1 to 1.
     runs_base_dir : str, optional
         Start from a run in this store of DaCapo's, instead of from the zoo.
 
@@ -204,18 +205,20 @@ class CosemZooStartConfig(_StartConfig):  # type: ignore[misc]
     run: str = attrs.field(init=False, repr=False)
     criterion: str = attrs.field(init=False, repr=False)
     # What is stored in their place.
-    from_run: str = attrs.field(alias="run")
+    from_run: str = attrs.field(alias="run", converter=_run)
     from_criterion: str = attrs.field(default=DEFAULT_CRITERION, alias="criterion", converter=_criterion)
     new_head: Any = attrs.field(default=None, converter=_stored_new_head)
-    label_map: Any = attrs.field(default=None, converter=_stored_label_map)
-    vocabulary: str | None = attrs.field(default=None)
-    head: Any = attrs.field(default=None, converter=_stored_head)
-    in_channels: str = attrs.field(default="error")
-    input_channels: Any = attrs.field(default=None, converter=_stored_input_channels)
-    input_range: Any = attrs.field(default=None, converter=_stored_input_range)
-    voxel_size: Any = attrs.field(default=None, converter=_stored_voxel_size)
-    strict: str = attrs.field(default="auto")
-    min_coverage: float = attrs.field(default=0.5)
+    # Read back as they are: whether they are allowed is said where they are used, as of any other load.
+    label_map: Any = None
+    vocabulary: Any = None
+    head: Any = None
+    rename: Any = None
+    in_channels: Any = "error"
+    input_channels: Any = None
+    input_range: Any = None
+    voxel_size: Any = None
+    strict: Any = "auto"
+    min_coverage: Any = 0.5
     runs_base_dir: str | None = attrs.field(default=None, converter=attrs.converters.optional(str))
     read_with: str = attrs.field(default=_READ_WITH, repr=False, eq=False)
 
