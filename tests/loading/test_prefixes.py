@@ -220,7 +220,10 @@ def test_every_rule_that_cannot_be_applied_is_said_at_once(table: Table) -> None
     with pytest.raises(InvalidRename) as caught:
         plan(table, source, shapes("encoder."), rename=rename)
     assert len(caught.value.problems) == 2
-    assert "no name in the checkpoint starts with 'backbon.'" in caught.value.problems[0]
+    assert (
+        "no name in the checkpoint starts with 'backbon.'. Did you mean 'backbone'?"
+        in caught.value.problems[0]
+    )
     assert "'backbone.0.' → 'decoder.' leads to no tensor" in caught.value.problems[1]
 
 

@@ -4,7 +4,8 @@ A prefix is inferred only where it is the only one under which the model has eve
 backbone in the same shape; of at least two tensors, because one is found under many.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from attrs import evolve
@@ -140,14 +141,15 @@ def _renamed(
                 fitting[old].append(new)
             if new in owner:
                 found.setdefault(owner[new], []).append(name)
+    modules = _modules(source_names)
     problems = [
-        f"no name in the checkpoint starts with {old!r}.{did_you_mean(old, map(module_of, source_names))}"
+        f"no name in the checkpoint starts with {old!r}.{did_you_mean(old.rstrip('.'), modules)}"
         for old, names in fitting.items()
         if not names
     ]
     problems += [
         f"{old!r} → {rename[old]!r} leads to no tensor of the model."
-        f"{did_you_mean(rename[old].rstrip('.'), map(module_of, owner))}"
+        f"{did_you_mean(rename[old].rstrip('.'), _modules(owner))}"
         for old, names in fitting.items()
         if names and owner.keys().isdisjoint(names)
     ]
@@ -163,6 +165,11 @@ def _renamed(
     if problems:
         raise InvalidRename(problems)
     return paired
+
+
+def _modules(names: Iterable[str]) -> set[str]:
+    """Give every module that holds one of the names, and every one that holds such a module."""
+    return {name[: dot.start()] for name in names for dot in re.finditer(r"\.", name)}
 
 
 def _replaced(name: str, old: str, new: str) -> str | None:
