@@ -275,6 +275,20 @@ def test_a_process_that_did_not_register_fails_before_it_trains(
     assert "name 'CosemZooStartConfig' is not defined" in done.stdout
 
 
+def test_a_network_of_dacapo_takes_data_of_another_range(
+    network: CosemUNet, places: dict[str, str], tmp_path: Path
+) -> None:
+    given = {"new_head": ["er", "mito", "ecs"], "input_range": [0, 1]}
+    done = run(MAIN, places, json.dumps(given), tmp_path / "states")
+    assert done.returncode == 0, done.stderr
+    _, state = torch.load(tmp_path / "states", weights_only=True)
+    stored, first = network.state_dict(), "l_conv.0.conv_pass.0"
+    weight, bias = (stored[f"backbone.0.{first}.{leaf}"].double() for leaf in ("weight", "bias"))
+    for prefix in ("architecture.unet.0.", "chain.0.unet.0."):
+        assert torch.equal(state[f"{prefix}{first}.weight"], (2 * weight).float())
+        assert torch.equal(state[f"{prefix}{first}.bias"], (bias - weight.sum(dim=(1, 2, 3, 4))).float())
+
+
 @pytest.mark.parametrize(
     ("given", "rows"),
     [
