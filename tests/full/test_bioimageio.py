@@ -13,8 +13,9 @@ import torch
 from attrs import evolve
 
 from cosemzoo.checkpoints.writer import write_safetensors
-from cosemzoo.manifest import MANIFEST_FILE, Architecture, Channel, HeadTensor, Manifest, Target
+from cosemzoo.manifest import MANIFEST_FILE, Architecture, Channel, HeadTensor, Lineage, Manifest, Target
 from cosemzoo.nets import CosemUNet
+from cosemzoo.publishing.cosem import BUCKET_URL
 
 pytestmark = pytest.mark.full
 
@@ -23,6 +24,7 @@ Run = Callable[..., str]
 SMALL: dict[str, Any] = {"channels": 2, "widths_down": [4, 6], "widths_up": [4], "factors": [2]}
 MANIFEST = Manifest(
     run="setup04",
+    lineage=Lineage(source_url=f"{BUCKET_URL}/setup04/1820500"),
     iteration=1820500,
     channels=(Channel("mito", "distance"), Channel("er", "distance")),
     head=(HeadTensor("prediction_head.weight"), HeadTensor("prediction_head.bias")),
