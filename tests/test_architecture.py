@@ -31,6 +31,7 @@ WITH_TORCH = {
 TORCH_FREE_ROOMS = {
     "errors",
     "strict_json",
+    "garbage",
     "document",
     "reference",
     "manifest",

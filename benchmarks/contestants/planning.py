@@ -8,7 +8,7 @@ from torch import nn
 
 from cosemzoo.checkpoints.entries import TensorEntry
 from cosemzoo.checkpoints.shards import StoredTensor, WeightsTable
-from cosemzoo.loading.model_tensors import read_model
+from cosemzoo.loading.model_tensors import read_model, targets_of
 from cosemzoo.loading.pairing import TargetTensor
 from cosemzoo.loading.planner import make_plan
 
@@ -32,7 +32,7 @@ def prepare(count: int, *, read: bool) -> Callable[[], object]:
     weights = _table(layers)
 
     def targets() -> list[TargetTensor]:
-        return [held.target for held in read_model(model)]
+        return targets_of(read_model(model))
 
     if read:
         return lambda: make_plan(targets(), weights, None)

@@ -20,7 +20,7 @@ from cosemzoo.loading.inputs import Inputs
 from cosemzoo.loading.label_map import LabelMap
 from cosemzoo.loading.labels import NewHead
 from cosemzoo.loading.mixing import InChannels
-from cosemzoo.loading.model_tensors import ModelTensor, read_model
+from cosemzoo.loading.model_tensors import ModelTensor, read_model, targets_of
 from cosemzoo.loading.plan import LoadPlan, Strict
 from cosemzoo.loading.planner import make_plan
 from cosemzoo.loading.prefixes import Rename
@@ -399,7 +399,7 @@ def _plan(
         first_layer=find_first_layer(model, held, others=input_range is not None),
     )
     return make_plan(
-        [one.target for one in held if one.names],
+        targets_of(held),
         checkpoint.weights,
         checkpoint.manifest,
         reference=str(checkpoint.reference),

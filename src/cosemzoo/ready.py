@@ -15,7 +15,7 @@ from cosemzoo.loading.first_layer import find_first_layer
 from cosemzoo.loading.inputs import Inputs
 from cosemzoo.loading.label_map import LabelMap, map_labels
 from cosemzoo.loading.labels import NewHead, parse_new_head
-from cosemzoo.loading.model_tensors import ModelTensor, read_model
+from cosemzoo.loading.model_tensors import ModelTensor, read_model, targets_of
 from cosemzoo.loading.plan import LoadPlan, Strict
 from cosemzoo.loading.planner import make_plan
 from cosemzoo.loading.report import LoadReport
@@ -243,7 +243,7 @@ def _plan(
     strict: Strict = "never",
 ) -> LoadPlan:
     plan = make_plan(
-        [one.target for one in held if one.names],
+        targets_of(held),
         checkpoint.weights,
         checkpoint.manifest,
         reference=str(checkpoint.reference),

@@ -30,6 +30,35 @@ def test_the_order_of_the_header_does_not_matter(order: list[str], lengths: list
     assert read_entries({name: members[name] for name in order}, {}, start) == expected
 
 
+sizes = st.sampled_from([0, 1, 8, -1, 2**64 - 1, 2**64, True, 1.0, None])
+some_sizes = st.lists(sizes, max_size=3)
+wrong_fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "dtype": st.sampled_from(["F32", "F4", "F31", 3, None]),
+        "shape": st.one_of(some_sizes, st.none(), st.just((8,))),
+        "data_offsets": some_sizes,
+        "strides": st.just([1]),
+    },
+)
+right = {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]}
+values = st.one_of(
+    st.none(),
+    st.just([0, 8]),
+    wrong_fields.map(lambda wrong: right | wrong),
+    st.sampled_from([*right]).map(lambda left: {key: right[key] for key in right if key != left}),
+)
+
+
+@given(name=st.sampled_from(["w", "", "\ud800"]), value=values, repeats=st.booleans())
+def test_no_tensor_goes_missing_without_a_problem_that_names_it(
+    *, name: str, value: object, repeats: bool
+) -> None:
+    entries, problems = read_entries({name: value}, {id(value): ["dtype"]} if repeats else {}, 8)
+    named = [problem for problem in problems if problem.startswith(f"tensor {show(name)} ")]
+    assert entries or named
+
+
 def test_a_hole_is_no_problem_of_its_own_where_a_tensors_place_is_unknown() -> None:
     members: dict[str, object] = {
         "a": {"dtype": "U8", "shape": [1], "data_offsets": [4, 5]},

@@ -175,7 +175,7 @@ def test_a_header_that_is_not_the_published_files_is_found(zoo: Zoo, run: str) -
     checkpoint = zoo.resolve("setup04")
     first = checkpoint.weights.tensors["prediction_head.bias"]
     tensors = dict(checkpoint.weights.tensors)
-    tensors["prediction_head.bias"] = evolve(first, entry=evolve(first.entry, start=0))
+    tensors["prediction_head.bias"] = first._replace(entry=first.entry._replace(start=0))
     with pytest.raises(ContradictoryPublication, match="header"):
         zoo.fetch(evolve(checkpoint, weights=evolve(checkpoint.weights, tensors=tensors)))
 

@@ -19,6 +19,7 @@ from attrs import field, frozen
 
 from cosemzoo.checkpoints.entries import DTYPE_BITS, FIELDS, TensorEntry, read_entries
 from cosemzoo.errors import InvalidSafetensors
+from cosemzoo.garbage import garbage_kept
 from cosemzoo.strict_json import NotStrictJSON, decode, is_text, show
 
 __all__ = [
@@ -177,6 +178,7 @@ def read_header(path: Path) -> Header:
     return parse_header(data, file_size=size, source=str(path))
 
 
+@garbage_kept()
 def parse_header(data: bytes, *, file_size: int, source: str) -> Header:
     """Parse the start of a file.
 

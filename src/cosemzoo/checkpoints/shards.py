@@ -1,7 +1,7 @@
 """The weights of one checkpoint as one table, whether they lie in one file or in several shards."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final, Self, cast
+from typing import Final, NamedTuple, Self, cast
 
 from attrs import field, frozen
 
@@ -35,8 +35,7 @@ class ShardIndex:
         return tuple(sorted(set(self.weight_map.values())))
 
 
-@frozen
-class StoredTensor:
+class StoredTensor(NamedTuple):
     """One tensor, and the file it lies in.
 
     Attributes

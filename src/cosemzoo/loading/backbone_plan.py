@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from cosemzoo.checkpoints.entries import TensorEntry
 from cosemzoo.checkpoints.shards import WeightsTable
@@ -11,6 +12,9 @@ from cosemzoo.loading.input_copies import input_copies, input_row
 from cosemzoo.loading.inputs import InputPlan
 from cosemzoo.loading.pairing import TargetTensor
 from cosemzoo.loading.plan import Copy, whole
+
+# What a named tuple is made by. Its own constructor takes twice as long, and there can be 100,000 of them.
+_new: Final = tuple.__new__
 
 
 def plan_backbone(
@@ -38,7 +42,6 @@ def plan_backbone(
     rows: dict[str, TensorRow] = {}
     copies: list[Copy] = []
     stored = dict(weights.tensors.items())
-    # There can be 100,000 of them: what nearly all are, copied whole, costs no call that can be spared.
     for target in targets:
         name, aliases, shape, dtype = target
         found = sources[name]
@@ -47,26 +50,24 @@ def plan_backbone(
                 name, aliases, shape, dtype, "kept", False, 0, reason="not in the checkpoint"
             )
             continue
-        entry = stored[found[0]].entry
+        source = found[0]
+        _, entry = stored[source]
+        _, source_dtype, source_shape, _, _ = entry
         if name in inputs.derived:
             made = input_copies(inputs, target)
             copies.extend(made)
             rows[name] = input_row(inputs, target, entry, made)
             continue
-        same = entry.shape == shape and entry.dtype == dtype
-        reason = "" if same else _why_kept(target, entry)
-        if reason:
-            row = TensorRow(
-                name, aliases, shape, dtype, "kept", False, 0, entry.name, entry.shape, entry.dtype, reason
-            )
+        same = source_shape == shape and source_dtype == dtype
+        if same or not (reason := _why_kept(target, entry)):
+            box, filled = whole(shape), math.prod(shape)
+            copies.append(_new(Copy, (source, box, name, box)))
+            of_source = source, shape, source_dtype, ""
+            rows[name] = _new(TensorRow, (name, aliases, shape, dtype, "copied", False, filled, *of_source))
         else:
-            box = whole(shape)
-            copies.append(Copy(found[0], box, name, box))
-            filled = math.prod(shape)
-            row = TensorRow(
-                name, aliases, shape, dtype, "copied", False, filled, entry.name, shape, entry.dtype
+            rows[name] = TensorRow(
+                name, aliases, shape, dtype, "kept", False, 0, source, source_shape, source_dtype, reason
             )
-        rows[name] = row
     return rows, copies
 
 

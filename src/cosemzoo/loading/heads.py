@@ -115,6 +115,8 @@ def find_heads(
     """
     sources = _source_heads(manifest, weights, pairing) if manifest else []
     assigned = _assign(head, sources)
+    if not assigned:
+        return ()
     tensors = _named_tensors([module for _, module in assigned if module is not None], targets, pairing)
     named = {target.name for members in tensors.values() for target in members}
     free = [target for target in targets if target.name not in named]

@@ -81,12 +81,12 @@ LAYOUTS: Final = (
 def detect_layout(names: Iterable[str]) -> Layout:
     """Give the layout whose prefixes fit most of the names, `AS_IS` where no backbone prefix does."""
     names = list(names)
-    # Most models have none of these names, and up to 100,000 others.
-    first_parts = {name.partition(".")[0] for name in names}
+    # Most models have none of these names, and up to 100,000 others: one look through all is fastest.
+    text = "\n".join(["", *names])
     having = [
         layout
         for layout in LAYOUTS
-        if any(prefix.partition(".")[0] in first_parts for prefix in layout.backbone)
+        if any(f"\n{prefix}" in text for prefix in layout.backbone)
         and any(name.startswith(layout.backbone) for name in names)
     ]
     return max(having, key=lambda layout: layout.fit(names), default=AS_IS)
@@ -116,11 +116,12 @@ def without_inner_wrappers(name: str) -> str:
 
 def has_inner_wrappers(names: Iterable[str]) -> bool:
     """Whether names have parts that wrappers of inner modules put there, and are different without these."""
-    names = set(names)
+    names = list(names)
     # Most models have none, and up to 100,000 names.
     text = "\n".join(names)
     if not any(wrapper in text for wrapper in _INNER_WRAPPERS):
         return False
+    names = set(names)
     plain = set(map(without_inner_wrappers, names))
     return plain != names and len(plain) == len(names)
 

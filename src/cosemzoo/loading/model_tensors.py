@@ -1,18 +1,18 @@
 """The tensors of a torch module, each once, with every name that it has and every module that holds it."""
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeGuard
 
 import torch
-from attrs import Factory, define
+from attrs import define
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from cosemzoo.checkpoints.mapped import TORCH_DTYPES
 from cosemzoo.errors import UnsupportedModel
-from cosemzoo.loading.garbage import garbage_kept
+from cosemzoo.garbage import garbage_kept
 from cosemzoo.loading.pairing import GroupedTensor, TargetTensor, leaf_of
 
 _PLAIN_TYPES: Final = (torch.Tensor, nn.Parameter)
@@ -50,16 +50,16 @@ class ModelTensor:
     """
 
     tensor: torch.Tensor
-    names: list[str] = Factory(list)
-    owners: list[Owner] = Factory(list)
+    names: list[str]
+    owners: list[Owner]
 
     @property
     def target(self) -> TargetTensor:
         """What a plan needs to know."""
-        dtype = self.tensor.dtype
-        name = _NAMES_OF_DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
-        target = TargetTensor(self.names[0], tuple(self.names[1:]), tuple(self.tensor.shape), name)
-        if len(target.shape) < 3:
+        dtype, shape, (name, *aliases) = self.tensor.dtype, tuple(self.tensor.shape), self.names
+        type_name = _NAMES_OF_DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
+        target = TargetTensor(name, tuple(aliases), shape, type_name)
+        if len(shape) < 3:
             return target
         groups = [one.module.groups for one in self.owners if isinstance(one.module, _ConvNd)]
         return GroupedTensor.of(target, groups[0]) if groups[:1] > [1] else target
@@ -83,7 +83,7 @@ def read_model(model: nn.Module) -> tuple[ModelTensor, ...]:
     # The state dict and the modules give the same objects: each is looked at once. None: not plain.
     seen: dict[int, ModelTensor | None] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if not isinstance(tensor, torch.Tensor):
+        if not _is_tensor(tensor):
             problems.extend(_why_not_skipped(name, tensor))
             continue
         problem = _why_not_plain(tensor)
@@ -92,10 +92,12 @@ def read_model(model: nn.Module) -> tuple[ModelTensor, ...]:
         else:
             held = seen[id(tensor)] = _same_memory(tensor, found)
             held.names.append(name)
-    for owner, tensor in _held_tensors(model):
-        if id(tensor) not in seen:
-            seen[id(tensor)] = None if _why_not_plain(tensor) else _same_memory(tensor, found)
-        known = seen[id(tensor)]
+    modules = list(model.named_modules())
+    for owner, tensor in _held_tensors(modules):
+        key = id(tensor)
+        if key not in seen:
+            seen[key] = None if _why_not_plain(tensor) else _same_memory(tensor, found)
+        known = seen[key]
         if known is not None:
             known.owners.append(owner)
     problems.extend(
@@ -104,15 +106,21 @@ def read_model(model: nn.Module) -> tuple[ModelTensor, ...]:
         if not held.owners
     )
     problems.extend(_overlaps(found))
-    problems.extend(_hooked(model))
+    problems.extend(_hooked(modules))
     if problems:
         raise UnsupportedModel(problems)
     return tuple(sorted(found.values(), key=lambda held: not held.names))
 
 
-def _hooked(model: nn.Module) -> Iterator[tuple[str, str]]:
+@garbage_kept()
+def targets_of(tensors: Iterable[ModelTensor]) -> list[TargetTensor]:
+    """Give what a plan needs to know of the tensors of the state dict."""
+    return [one.target for one in tensors if one.names]
+
+
+def _hooked(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, str]]:
     """Find modules that compute something from what was loaded, after `load_state_dict` has loaded it."""
-    for path, module in model.named_modules():
+    for path, module in modules:
         if module._load_state_dict_post_hooks:  # noqa: SLF001 - no public way to know
             does = "something is to be done after load_state_dict (register_load_state_dict_post_hook)"
             do = "remove the hook, load, and do it yourself"
@@ -123,15 +131,15 @@ def _same_memory(tensor: torch.Tensor, found: dict[_Memory, ModelTensor]) -> Mod
     memory = _memory(tensor)
     held = found.get(memory)
     if held is None:
-        held = found[memory] = ModelTensor(tensor)
+        held = found[memory] = ModelTensor(tensor, [], [])
     return held
 
 
-def _held_tensors(model: nn.Module) -> Iterator[tuple[Owner, torch.Tensor]]:
-    for path, module in model.named_modules():
+def _held_tensors(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[Owner, torch.Tensor]]:
+    for path, module in modules:
         for members in (module._parameters, module._buffers):  # noqa: SLF001 - no public way to all
             for attribute, tensor in members.items():
-                if isinstance(tensor, torch.Tensor):
+                if _is_tensor(tensor):
                     yield Owner(module, attribute, path), tensor
 
 
@@ -141,6 +149,11 @@ def _why_not_skipped(name: str, value: Any) -> Iterator[tuple[str, str]]:
     packed = any(isinstance(member, (torch.Tensor, torch.ScriptObject)) for member in members)
     if packed and leaf_of(name) != "_extra_state":
         yield name, "its values are packed, as in a quantised module: load first, quantise the model then"
+
+
+def _is_tensor(value: object) -> TypeGuard[torch.Tensor]:
+    # torch's own check takes some time, and there can be 100,000 of them.
+    return type(value) in _PLAIN_TYPES or isinstance(value, torch.Tensor)
 
 
 def _why_not_plain(tensor: torch.Tensor) -> str:
@@ -159,21 +172,20 @@ def _why_not_plain(tensor: torch.Tensor) -> str:
 
 def _memory(tensor: torch.Tensor) -> _Memory:
     shape, strides = tensor.shape, None
-    # Of an empty tensor, only its holder is an identity.
-    space, start = (None, id(tensor)) if 0 in shape else _place(tensor)
+    space: object
+    if 0 in shape:
+        # Of an empty tensor, only its holder is an identity.
+        space, start = None, id(tensor)
+    elif tensor.is_meta:
+        space = tensor.untyped_storage()._cdata  # noqa: SLF001 - all that identifies memory on `meta`
+        start = int(tensor.storage_offset()) * tensor.element_size()
+    else:
+        # Not the storage: two of them can lie over the same memory, such as a numpy array's.
+        space, start = tensor.device, tensor.data_ptr()
     if not tensor.is_contiguous():
         # An axis of length one may have any stride: it is never stepped along.
         strides = tuple(s if n > 1 else 0 for n, s in zip(shape, tensor.stride(), strict=True))
     return space, start, shape, strides, tensor.dtype
-
-
-def _place(tensor: torch.Tensor) -> tuple[object, int]:
-    """Give the space that a tensor's memory lies in, and its first byte there."""
-    if not tensor.is_meta:
-        # Not the storage: two of them can lie over the same memory, such as a numpy array's.
-        return tensor.device, tensor.data_ptr()
-    storage = tensor.untyped_storage()._cdata  # noqa: SLF001 - all that identifies memory on `meta`
-    return storage, int(tensor.storage_offset()) * tensor.element_size()
 
 
 def _overlaps_itself(tensor: torch.Tensor) -> bool:

@@ -1,6 +1,7 @@
 """Which tensor of the checkpoint belongs to which of the model: by name, translated where that helps."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from attrs import evolve, frozen
@@ -133,7 +134,7 @@ def pair_by_name(
     declared : str or None
         The layout that the manifest declares; None or an unknown one is detected.
     """
-    model_names = [name for target in targets for name in target.names]
+    model_names = list(chain.from_iterable([(name, *aliases) for name, aliases, _, _ in targets]))
     origin = recognise(source_names, declared)
     plain = Scheme(wrapper_prefix(source_names), AS_IS), Scheme(wrapper_prefix(model_names), AS_IS)
     as_is = _pair(targets, source_names, plain, origin)
@@ -177,7 +178,7 @@ def _plain_schemes(names: Sequence[str]) -> list[Scheme]:
 
 def _fit(pairing: Pairing) -> tuple[int, int]:
     found = pairing.names.values()
-    return sum(map(bool, found)), len({name for names in found for name in names})
+    return sum(map(bool, found)), len(set(chain.from_iterable(found)))
 
 
 def _pair(
@@ -190,13 +191,14 @@ def _pair(
     by_key = names_by_key(source_names, source)
     names = {}
     for target, key in zip(targets, model.keys([target.name for target in targets]), strict=True):
+        first, aliases, _, _ = target
         found: Collection[str] = by_key.get(key, ())
-        if target.aliases or len(found) > 1:
+        if aliases or len(found) > 1:
             own = target.names
             found = {name for key in model.keys(own) for name in by_key.get(key, ())}
             # The order must not depend on that of the names in the file: the same inputs give the same plan.
             found = sorted(found, key=lambda name: (name not in own, name))
-        names[target.name] = tuple(found)
+        names[first] = tuple(found)
     return Pairing(names, source, model, origin)
 
 

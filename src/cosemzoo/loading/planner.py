@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from cosemzoo.checkpoints.shards import WeightsTable
 from cosemzoo.errors import InvalidHead, InvalidOption
+from cosemzoo.garbage import garbage_kept
 from cosemzoo.loading.account import TensorRow, UnusedTensor
 from cosemzoo.loading.backbone_plan import plan_backbone
 from cosemzoo.loading.expected import expected_input
-from cosemzoo.loading.garbage import garbage_kept
 from cosemzoo.loading.head_plan import HeadPlan, head_copies, head_row, plan_heads
 from cosemzoo.loading.heads import HeadNames, find_heads
 from cosemzoo.loading.inputs import Inputs, plan_inputs
@@ -109,11 +109,12 @@ def make_plan(
             rows[pair.target.name] = head_row(head_plan, pair, weights, made)
     of_heads = frozenset().union(*(head.source_names for head in heads))
     backbone = [target for target in targets if target.name not in rows] if rows else targets
-    for target in backbone:
-        names = pairing.names[target.name]
-        if of_heads and not of_heads.isdisjoint(names):
-            names = tuple([one for one in names if one not in of_heads])
-        sources_of[target.name] = stored_names(names, weights) if weights.aliases else names
+    if of_heads or weights.aliases:
+        for target in backbone:
+            names = [one for one in pairing.names[target.name] if one not in of_heads]
+            sources_of[target.name] = stored_names(names, weights)
+    else:
+        sources_of = {**pairing.names, **sources_of}
     input_plan = plan_inputs(inputs, backbone, sources_of, weights, manifest)
     backbone_rows, backbone_copies = plan_backbone(backbone, sources_of, weights, input_plan)
     rows |= backbone_rows

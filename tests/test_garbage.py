@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cosemzoo.loading.garbage import garbage_kept
+from cosemzoo.garbage import garbage_kept
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 def garbage_kept() -> Iterator[None]:
     """Let Python look for reference cycles only afterwards.
 
-    Planning makes some twenty objects for each tensor and drops next to none. As their number grows, Python
-    walks again and again through every object of the process, torch's included: in a plan of 10,000 tensors
-    that is most of the time.
+    Reading a header and planning make some twenty objects for each tensor and drop next to none. As their
+    number grows, Python walks again and again through every object of the process, torch's included: with
+    10,000 tensors that is most of the time.
     """
     enabled = gc.isenabled()
     gc.disable()
