@@ -1,7 +1,7 @@
 """What becomes of every tensor that is no head: copied whole, adapted to another input, or kept, and why."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from cosemzoo.checkpoints.entries import TensorEntry
@@ -18,16 +18,16 @@ _new: Final = tuple.__new__
 
 
 def plan_backbone(
-    targets: Iterable[TargetTensor],
+    targets: Sequence[TargetTensor],
     sources: Mapping[str, tuple[str, ...]],
     weights: WeightsTable,
     inputs: InputPlan,
-) -> tuple[dict[str, TensorRow], list[Copy]]:
+) -> tuple[list[TensorRow], list[Copy]]:
     """Plan every tensor of the backbone.
 
     Parameters
     ----------
-    targets : iterable of TargetTensor
+    targets : sequence of TargetTensor
     sources : mapping of str to tuple of str
         By the name of each, the stored tensors that belong to it; the first is read.
     weights : WeightsTable
@@ -36,18 +36,19 @@ def plan_backbone(
 
     Returns
     -------
-    rows : dict of str to TensorRow
+    rows : list of TensorRow
+        For each of them.
     copies : list of Copy
     """
-    rows: dict[str, TensorRow] = {}
+    rows: list[TensorRow] = []
     copies: list[Copy] = []
     stored = dict(weights.tensors.items())
     for target in targets:
         name, aliases, shape, dtype = target
         found = sources[name]
         if not found:
-            rows[name] = TensorRow(
-                name, aliases, shape, dtype, "kept", False, 0, reason="not in the checkpoint"
+            rows.append(
+                TensorRow(name, aliases, shape, dtype, "kept", False, 0, reason="not in the checkpoint")
             )
             continue
         source = found[0]
@@ -56,18 +57,17 @@ def plan_backbone(
         if name in inputs.derived:
             made = input_copies(inputs, target)
             copies.extend(made)
-            rows[name] = input_row(inputs, target, entry, made)
+            rows.append(input_row(inputs, target, entry, made))
             continue
         same = source_shape == shape and source_dtype == dtype
         if same or not (reason := _why_kept(target, entry)):
             box, filled = whole(shape), math.prod(shape)
             copies.append(_new(Copy, (source, box, name, box)))
-            of_source = source, shape, source_dtype, ""
-            rows[name] = _new(TensorRow, (name, aliases, shape, dtype, "copied", False, filled, *of_source))
+            row = name, aliases, shape, dtype, "copied", False, filled, source, shape, source_dtype, ""
+            rows.append(_new(TensorRow, row))
         else:
-            rows[name] = TensorRow(
-                name, aliases, shape, dtype, "kept", False, 0, source, source_shape, source_dtype, reason
-            )
+            of_source = source, source_shape, source_dtype
+            rows.append(TensorRow(name, aliases, shape, dtype, "kept", False, 0, *of_source, reason))
     return rows, copies
 
 

@@ -1,6 +1,6 @@
 """Which tensor of the checkpoint belongs to which of the model: by name, translated where that helps."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -189,16 +189,15 @@ def _pair(
 ) -> Pairing:
     source, model = schemes
     by_key = names_by_key(source_names, source)
-    names = {}
-    for target, key in zip(targets, model.keys([target.name for target in targets]), strict=True):
-        first, aliases, _, _ = target
-        found: Collection[str] = by_key.get(key, ())
-        if aliases or len(found) > 1:
-            own = target.names
-            found = {name for key in model.keys(own) for name in by_key.get(key, ())}
-            # The order must not depend on that of the names in the file: the same inputs give the same plan.
-            found = sorted(found, key=lambda name: (name not in own, name))
-        names[first] = tuple(found)
+    first = [target.name for target in targets]
+    keys = model.keys(first)
+    names = {name: tuple(by_key.get(key, ())) for name, key in zip(first, keys, strict=True)}
+    paired = zip(targets, names.values(), strict=True)
+    for target in [one for one, found in paired if one.aliases or len(found) > 1]:
+        own = target.names
+        several = {name for key in model.keys(own) for name in by_key.get(key, ())}
+        # The order must not depend on that of the names in the file: the same inputs give the same plan.
+        names[target.name] = tuple(sorted(several, key=lambda name: (name not in own, name)))
     return Pairing(names, source, model, origin)
 
 

@@ -11,7 +11,7 @@ from cosemzoo.loading.account import TensorRow, UnusedTensor
 from cosemzoo.loading.backbone_plan import plan_backbone
 from cosemzoo.loading.expected import expected_input
 from cosemzoo.loading.head_plan import HeadPlan, head_copies, head_row, plan_heads
-from cosemzoo.loading.heads import HeadNames, find_heads
+from cosemzoo.loading.heads import Head, HeadNames, find_heads
 from cosemzoo.loading.inputs import Inputs, plan_inputs
 from cosemzoo.loading.labels import parse_new_head
 from cosemzoo.loading.pairing import (
@@ -98,31 +98,26 @@ def make_plan(
     if wanted is not None and not heads:
         raise InvalidHead([_no_head(manifest, targets, pairing)])
 
-    rows: dict[str, TensorRow] = {}
+    head_rows: dict[str, TensorRow] = {}
     copies: list[Copy] = []
-    sources_of: dict[str, tuple[str, ...]] = {}
     for head_plan in head_plans:
         for pair in head_plan.head.pairs:
             made = head_copies(head_plan, pair, weights)
             copies.extend(made)
-            sources_of[pair.target.name] = pair.sources
-            rows[pair.target.name] = head_row(head_plan, pair, weights, made)
-    of_heads = frozenset().union(*(head.source_names for head in heads))
-    backbone = [target for target in targets if target.name not in rows] if rows else targets
-    if of_heads or weights.aliases:
-        for target in backbone:
-            names = [one for one in pairing.names[target.name] if one not in of_heads]
-            sources_of[target.name] = stored_names(names, weights)
-    else:
-        sources_of = {**pairing.names, **sources_of}
+            head_rows[pair.target.name] = head_row(head_plan, pair, weights, made)
+    sources_of = _sources(pairing, heads, weights)
+    backbone = [target for target in targets if target.name not in head_rows] if head_rows else targets
     input_plan = plan_inputs(inputs, backbone, sources_of, weights, manifest)
-    backbone_rows, backbone_copies = plan_backbone(backbone, sources_of, weights, input_plan)
-    rows |= backbone_rows
+    rows, backbone_copies = plan_backbone(backbone, sources_of, weights, input_plan)
     copies += backbone_copies
     check_same_type(sources_of.values(), weights)
-    tensors = tuple([rows[target.name] for target in targets])
+    if head_rows:
+        by_name = head_rows | {row.name: row for row in rows}
+        rows = [by_name[target.name] for target in targets]
+    tensors = tuple(rows)
 
-    groups = [sources_of[name] for name in dict.fromkeys([copy.target for copy in copies])]
+    filled = {copy.target for copy in copies}
+    groups = [names for target, names in sources_of.items() if target in filled]
     equal = [(group[0], other) for group in groups if len(group) > 1 for other in group[1:]]
     unused = tuple(_unused(weights, set(chain.from_iterable(groups)), tensors, sources_of))
     channel_rows = tuple(row for head_plan in head_plans for row in head_plan.rows)
@@ -157,6 +152,18 @@ def make_plan(
     )
 
 
+def _sources(pairing: Pairing, heads: Sequence[Head], weights: WeightsTable) -> Mapping[str, tuple[str, ...]]:
+    """Give, for each tensor of the model, the stored tensors that belong to it; the first is read."""
+    if not heads and not weights.aliases:
+        return pairing.names
+    of_heads = frozenset().union(*(head.source_names for head in heads))
+    found = {
+        target: stored_names([name for name in names if name not in of_heads], weights)
+        for target, names in pairing.names.items()
+    }
+    return found | {pair.target.name: pair.sources for head in heads for pair in head.pairs}
+
+
 def _check_options(strict: str, min_coverage: float) -> None:
     if strict not in ("auto", "require", "never"):
         raise InvalidOption("strict", strict, '"require" (all or nothing), "auto" or "never"')
@@ -182,9 +189,9 @@ def _unused(
     tensors: Sequence[TensorRow],
     sources_of: Mapping[str, Sequence[str]],
 ) -> Iterator[UnusedTensor]:
-    left = sorted(weights.tensors.keys() - used)
-    if not left:
+    if len(used) == len(weights.tensors):
         return
+    left = sorted(weights.tensors.keys() - used)
     kept = {name: row for row in tensors if row.status == "kept" for name in sources_of[row.name]}
     for name in left:
         reason = "the model has no such tensor"
