@@ -2,90 +2,39 @@
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from attrs import evolve, frozen
-from huggingface_hub import ModelCard, ModelCardData
 
 from cosemzoo.checkpoints.dacapo_store import find_stored, stored_channels
 from cosemzoo.checkpoints.training import read_training_checkpoint
 from cosemzoo.document import Sha256
 from cosemzoo.errors import CosemZooWarning, InvalidCard, NonFiniteValues, PublicationRefused
 from cosemzoo.manifest import MANIFEST_FILE, Channel, Lineage, Manifest
-from cosemzoo.nets.recognise import recognise
-from cosemzoo.publishing.card import RunCard, plain_card, read_card
-from cosemzoo.publishing.card_block import RunDescription
+from cosemzoo.publishing.card import RunCard, read_card
 from cosemzoo.publishing.conversion import Conversion, convert
+from cosemzoo.publishing.describing import card_for, describe, text_without_card, with_lineage
 from cosemzoo.publishing.download import check_url, download, shown
 from cosemzoo.publishing.golden import make_golden, why_no_golden
 from cosemzoo.publishing.inspection import inspect_values
 from cosemzoo.publishing.known_cards import known_card
-from cosemzoo.publishing.lineage import read_lineage
-from cosemzoo.publishing.plain_text import NOBODY_WROTE_IT
 from cosemzoo.publishing.publication import (
     Publication,
     check_request,
     prepare_folder,
     prepare_published,
 )
-from cosemzoo.publishing.publish import publish_prepared, read_main_card
+from cosemzoo.publishing.publish import publish_prepared
 from cosemzoo.publishing.publisher import Published
+from cosemzoo.publishing.push_request import PushOptions, PushRequest
 from cosemzoo.publishing.staging import staging_folder
-from cosemzoo.reference import DEFAULT_CRITERION, Reference, is_iteration, known_runs, parse_reference
+from cosemzoo.reference import DEFAULT_CRITERION, is_iteration, parse_reference
 from cosemzoo.zoo import Zoo
 from cosemzoo.zoo.weights import GOLDEN_FILE, SINGLE_FILE
 
-Progress = Callable[[int, int], None]
-
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
-
-@frozen(kw_only=True)
-class PushOptions:
-    """What there is to say of a push besides the reference and the weights.
-
-    Attributes
-    ----------
-    card : Path or None
-        The run's card; by default that of a COSEM run, else a plain one.
-    channels : sequence of Channel
-        Those of the head, in the order of its rows, where there is no card.
-    aliases : sequence of str
-        Other names that are to mean the checkpoint.
-    move_aliases, amend, private, rehearse : bool
-        As for `publish`.
-    dtype : str or None
-        To which the weights are cast; None keeps theirs.
-    allow_nonfinite : bool
-        Whether NaN and infinities are published.
-    base : str or None
-        The checkpoint that the run was fine-tuned from.
-    report : Path or None
-        The JSON of the report that the load from the base returned.
-    generated : bool
-        Whether the weights are made-up numbers.
-    golden : bool
-        Whether a golden sample is stored with an iteration that is published for the first time.
-    progress : callable or None
-        Called with bytes done and all bytes, of downloading and of converting.
-    """
-
-    card: Path | None = None
-    channels: Sequence[Channel] = ()
-    aliases: Sequence[str] = ()
-    move_aliases: bool = False
-    amend: bool = False
-    private: bool = False
-    rehearse: bool = False
-    dtype: str | None = None
-    allow_nonfinite: bool = False
-    base: str | None = None
-    report: Path | None = None
-    generated: bool = False
-    golden: bool = True
-    progress: Progress | None = None
 
 
 @frozen(kw_only=True)
@@ -151,7 +100,8 @@ def push(
     options = options or PushOptions()
     asked = parse_reference(reference)
     with staging_folder() as folder:
-        one = _Push(asked, zoo, options, folder)
+        request = PushRequest(asked=asked, repository=zoo.repository_of(asked), zoo=zoo, options=options)
+        one = _Push(request, folder)
         if store is not None and weights is not None:
             step = "Give one of them."
             raise PublicationRefused(reference, "both a file of weights and a store are given", step)
@@ -165,13 +115,10 @@ def push(
 
 
 class _Push:
-    def __init__(self, asked: Reference, zoo: Zoo, options: PushOptions, folder: Path) -> None:
-        self._asked = asked
-        self._zoo = zoo
-        self._options = options
+    def __init__(self, request: PushRequest, folder: Path) -> None:
+        self._request = request
         self._folder = folder
-        self._aliases = check_request(asked, zoo, options.aliases)
-        self._repository = zoo.repository_of(asked)
+        self._aliases = check_request(request.asked, request.zoo, request.options.aliases)
         # What the same weights were described as before, and where they came from.
         self._before: Manifest | None = None
         self._source: Lineage | None = None
@@ -180,42 +127,44 @@ class _Push:
     # --- where the weights come from -----------------------------------------------------------------------
 
     def from_store(self, store: Path) -> Pushed:
-        stored = find_stored(store, self._asked.run, self._asked.criterion)
+        stored = find_stored(store, self._request.asked.run, self._request.asked.criterion)
         if stored.criterion != str(stored.iteration):
             # A store takes dataset and criterion in both orders, and spells them in one.
             turned = "/".join(reversed(stored.criterion.split("/")))
             name = turned if turned in stored.names else stored.criterion
             self._aliases = tuple(dict.fromkeys([*self._aliases, name]))
-        self._asked = self._asked.at(str(stored.iteration))
-        channels = stored_channels(store, self._asked.run) or ()
+        self._request = evolve(self._request, asked=self._request.asked.at(str(stored.iteration)))
+        channels = stored_channels(store, self._request.asked.run) or ()
         return self._convert(stored.path, None, [Channel(*channel) for channel in channels])
 
     def from_address(self, url: str) -> Pushed:
         check_url(url)
         self._check_criterion()
         path = self._folder / "downloaded"
-        download(url, path, reference=str(self._asked), progress=self._options.progress)
+        download(url, path, reference=str(self._request.asked), progress=self._request.options.progress)
         return self._convert(path, url, ())
 
     def from_file(self, path: Path) -> Pushed:
         if (path / MANIFEST_FILE).is_file():
-            publication = prepare_folder(path, self._asked, self._zoo, self._aliases)
-            if self._options.card is None:
+            publication = prepare_folder(path, self._request.asked, self._request.zoo, self._aliases)
+            if self._request.options.card is None:
                 return self._as_it_is(path, publication)
             self._before = publication.manifest
         self._check_criterion()
         return self._convert(path, None, ())
 
     def from_the_hub(self) -> Pushed:
-        options = self._options
+        options = self._request.options
         self._refuse_unused("without weights")
         if options.amend and not (options.card or options.base):
-            raise self._refused("there is nothing to amend it with", "Give the right card: --card.")
+            raise self._request.refused("there is nothing to amend it with", "Give the right card: --card.")
         if not (self._aliases or options.card or options.amend):
-            raise self._refused("there is nothing to publish", "Give the weights: --weights, or --store.")
-        checkpoint = self._zoo.resolve(self._asked)
+            raise self._request.refused(
+                "there is nothing to publish", "Give the weights: --weights, or --store."
+            )
+        checkpoint = self._request.zoo.resolve(self._request.asked)
         if checkpoint.manifest is None:
-            raise self._refused("it was not published with cosemzoo", "Give its weights: --weights.")
+            raise self._request.refused("it was not published with cosemzoo", "Give its weights: --weights.")
         self._before = manifest = checkpoint.manifest
         text = None
         if options.card is not None:
@@ -223,11 +172,11 @@ class _Push:
             # Canonical names alone: the others would be those of another layout.
             shapes = {name: tensor.entry.shape for name, tensor in checkpoint.weights.tensors.items()}
             manifest = self._describe(card, shapes, manifest.iteration)
-            text = card.render(manifest, repository=self._repository)
+            text = card.render(manifest, repository=self._request.repository)
         elif options.base is not None or options.generated:
-            manifest = self._with_lineage(manifest, manifest.lineage)
+            manifest = with_lineage(self._request, manifest, manifest.lineage)
             manifest = evolve(manifest, generated=manifest.generated or options.generated)
-            text = self._card_without_card(manifest)
+            text = text_without_card(self._request, manifest)
         publication = prepare_published(
             checkpoint, self._aliases, manifest=manifest, card=None if text is None else text.encode()
         )
@@ -235,29 +184,30 @@ class _Push:
 
     def _as_it_is(self, folder: Path, publication: Publication) -> Pushed:
         self._refuse_unused(f"for {folder}, which has a {MANIFEST_FILE} and is published as it is")
-        manifest = self._with_lineage(publication.manifest, publication.manifest.lineage)
-        manifest = evolve(manifest, generated=manifest.generated or self._options.generated)
-        if manifest.run != self._asked.run:
-            step = f"Publish it as a checkpoint of {manifest.run!r}, or with the card of {self._asked.run!r}."
-            raise self._refused(f"the {MANIFEST_FILE} of {folder} says run {manifest.run!r}", step)
+        manifest = with_lineage(self._request, publication.manifest, publication.manifest.lineage)
+        manifest = evolve(manifest, generated=manifest.generated or self._request.options.generated)
+        asked = self._request.asked.run
+        if manifest.run != asked:
+            step = f"Publish it as a checkpoint of {manifest.run!r}, or with the card of {asked!r}."
+            raise self._request.refused(f"the {MANIFEST_FILE} of {folder} says run {manifest.run!r}", step)
         tensors = read_training_checkpoint(folder).tensors
         nonfinite = inspect_values(tensors, None, _tell_nobody).nonfinite
-        if nonfinite and not self._options.allow_nonfinite:
+        if nonfinite and not self._request.options.allow_nonfinite:
             raise NonFiniteValues(str(folder), nonfinite)
         publication = evolve(publication, manifest=manifest)
         known = known_card(manifest.run)
         if known is not None and publication.card == known.render(manifest).encode():
             # The card of an import: the code in it is to load it from here.
-            text = known.render(manifest, repository=self._repository)
+            text = known.render(manifest, repository=self._request.repository)
             publication = evolve(publication, card=text.encode())
         return self._publish_with_golden(publication, folder, nonfinite, None)
 
     # --- what it becomes -----------------------------------------------------------------------------------
 
     def _convert(self, source: Path, url: str | None, stored: Sequence[Channel]) -> Pushed:
-        options = self._options
+        options = self._request.options
         channels = [*options.channels] or ([] if options.card else [*stored])
-        card = self._card(channels)
+        card = card_for(self._request, channels)
         conversion = convert(
             source,
             self._folder / SINGLE_FILE,
@@ -265,13 +215,13 @@ class _Push:
             allow_nonfinite=options.allow_nonfinite,
             progress=options.progress,
         )
-        criterion = self._asked.wanted
+        criterion = self._request.asked.wanted
         iteration = int(criterion) if is_iteration(criterion) else None
         if None not in {iteration, conversion.iteration} and iteration != conversion.iteration:
-            said = f"{self._asked}: the checkpoint itself counts {conversion.iteration} steps of training"
-            warnings.warn(said, CosemZooWarning, stacklevel=2)
+            said = f"the checkpoint itself counts {conversion.iteration} steps of training"
+            warnings.warn(f"{self._request.asked}: {said}", CosemZooWarning, stacklevel=2)
         if options.amend:
-            self._before = self._zoo.resolve(self._asked).manifest
+            self._before = self._request.zoo.resolve(self._request.asked).manifest
         if url is not None:
             digest = Sha256(conversion.source_sha256)
             self._source = Lineage(source_url=shown(url), source_sha256=digest)
@@ -282,99 +232,29 @@ class _Push:
                 raise
             problem = "; ".join(what for _, what in error.problems)
             step = "Give one label for every row of the head: --labels."
-            raise self._refused(f"the labels do not fit the weights ({problem})", step) from error
+            raise self._request.refused(f"the labels do not fit the weights ({problem})", step) from error
         (self._folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
-        publication = prepare_folder(self._folder, self._asked, self._zoo, self._aliases)
+        publication = prepare_folder(self._folder, self._request.asked, self._request.zoo, self._aliases)
         text = (
-            self._card_without_card(manifest)
+            text_without_card(self._request, manifest)
             if channels
-            else card.render(manifest, repository=self._repository)
+            else card.render(manifest, repository=self._request.repository)
         )
         publication = evolve(publication, card=None if text is None else text.encode())
         return self._publish_with_golden(publication, self._folder, conversion.nonfinite, conversion)
 
-    def _card(self, channels: Sequence[Channel]) -> RunCard:
-        options, run = self._options, self._asked.run
-        if options.card is not None and options.channels:
-            step = "The card says the channels: drop --labels."
-            raise self._refused("both a card and channels are given", step)
-        if options.card is not None:
-            return read_card(options.card)
-        if channels:
-            self._check_channels(channels)
-            description = RunDescription(run=run, channels=tuple(channels))
-            return RunCard("the channels given", ModelCardData(), "", description)
-        known = known_card(run)
-        # Not by its name alone: in another repository, it can be anybody's run.
-        if known is None or known_runs().get(run) != self._repository:
-            raise self._refused(
-                "nothing says what its channels are",
-                "Give the run's card (--card), or the labels of its head (--labels mito,er).",
-            )
-        return known
-
     def _describe(
         self, card: RunCard, shapes: Mapping[str, tuple[int, ...]], iteration: int | None
     ) -> Manifest:
-        run = card.description
-        if run.run != self._asked.run:
-            problem = f"is {run.run!r}, but it is to be published as a checkpoint of {self._asked.run!r}"
-            raise InvalidCard(card.source, [("$.cosemzoo.run", problem)])
-        architecture = recognise(
-            shapes, input_voxel_size=run.input_voxel_size, output_voxel_size=run.output_voxel_size
-        )
-        before = self._before
-        generated = self._options.generated or (before is not None and before.generated)
-        manifest = card.manifest(shapes, iteration=iteration, architecture=architecture, generated=generated)
-        return self._with_lineage(manifest, self._source or (before.lineage if before else None))
-
-    def _with_lineage(self, manifest: Manifest, lineage: Lineage | None) -> Manifest:
-        options = self._options
-        if options.base is None:
-            if options.report is not None:
-                raise self._refused("a report is given, but no base", "Say what it is the report of: --base.")
-            return evolve(manifest, lineage=lineage)
-        found = read_lineage(options.report, self._zoo.resolve(options.base), manifest.channels)
-        if lineage is not None:
-            found = evolve(
-                found,
-                source_url=lineage.source_url,
-                source_sha256=lineage.source_sha256,
-                extra=lineage.extra,
-            )
-        return evolve(manifest, lineage=found)
-
-    def _card_without_card(self, manifest: Manifest) -> str | None:
-        """Give the card of a run whose maintainer gave none now; None leaves the one that is there."""
-        there = read_main_card(self._zoo, str(self._asked), self._repository)
-        if there is None or NOBODY_WROTE_IT in there:
-            plain = plain_card(manifest, self._repository)
-            return plain.render(manifest, repository=self._repository)
-        lineage = manifest.lineage
-        if lineage is None or lineage.base_repository is None:
-            return None
-        card = ModelCard(there, ignore_metadata_errors=True)
-        card.data["base_model"] = lineage.base_repository
-        card.data["base_model_relation"] = "finetune"
-        return str(card)
-
-    def _check_channels(self, channels: Sequence[Channel]) -> None:
-        names = [str(channel) for channel in channels]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        problems = ["one of the labels is empty"] if not all(channel.label for channel in channels) else []
-        problems += [f"there is more than one {name}" for name in twice]
-        if problems:
-            raise self._refused(
-                "; ".join(problems), "Give the label of every row of the head once: --labels."
-            )
+        return describe(self._request, card, shapes, iteration, before=self._before, source=self._source)
 
     def _refuse_unused(self, where: str) -> None:
         """Refuse options that nothing would come of."""
-        options = self._options
+        options = self._request.options
         given = {"--dtype": options.dtype, "--labels": options.channels}
         unused = [name for name, value in given.items() if value]
         if unused:
-            raise self._refused(f"{' and '.join(unused)} cannot be used {where}", "Leave them out.")
+            raise self._request.refused(f"{' and '.join(unused)} cannot be used {where}", "Leave them out.")
 
     def _publish_with_golden(
         self,
@@ -389,7 +269,7 @@ class _Push:
             return None if self._no_golden else path
 
         manifest = publication.manifest
-        if self._options.golden:
+        if self._request.options.golden:
             self._no_golden = why_no_golden(manifest, nonfinite)
             publication = evolve(publication, make_golden=None if self._no_golden else make)
         published = self._publish(publication)
@@ -398,10 +278,10 @@ class _Push:
         )
 
     def _publish(self, publication: Publication) -> Published:
-        options = self._options
+        options = self._request.options
         return publish_prepared(
             publication,
-            self._zoo,
+            self._request.zoo,
             move_aliases=options.move_aliases,
             amend=options.amend,
             private=options.private,
@@ -409,16 +289,13 @@ class _Push:
         )
 
     def _check_criterion(self) -> None:
-        criterion = self._asked.criterion
+        criterion = self._request.asked.criterion
         if criterion is None or criterion == DEFAULT_CRITERION:
             name = "" if criterion is None else f" --alias {criterion}"
-            run = self._asked.at("ITERATION")
-            raise self._refused(
+            run = self._request.asked.at("ITERATION")
+            raise self._request.refused(
                 "it does not say which iteration the weights are", f"Write it: {run}{name}, such as @1820500."
             )
-
-    def _refused(self, problem: str, step: str) -> PublicationRefused:
-        return PublicationRefused(str(self._asked), problem, step)
 
 
 def _tell_nobody(_: int) -> None:
