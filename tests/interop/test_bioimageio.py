@@ -267,6 +267,13 @@ def test_the_readme_says_channels_sizes_and_that_nothing_was_measured(checkpoint
     assert "not stated" in text
 
 
+def test_a_label_with_a_bar_stays_in_its_column(checkpoint: Checkpoint) -> None:
+    first, *others = MANIFEST.channels
+    manifest = evolve(MANIFEST, channels=(evolve(first, label="mito|er"), *others))
+    text = write_readme(evolve(checkpoint, manifest=manifest), shapes_of(SMALL), FACTS)
+    assert f"| 0 | mito\\|er | {first.kind} |" in text
+
+
 VARIANTS: list[dict[str, Any]] = [
     SMALL,
     {**SMALL, "padding": "same", "final_upsample": None},

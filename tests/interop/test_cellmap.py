@@ -213,6 +213,13 @@ def test_the_output_shape_is_that_of_the_output(
     assert script(torch.zeros(1, 1, 24, 26, 28)).shape == (1, 3, *(written.metadata.output_shape or ()))
 
 
+def test_a_label_with_a_bar_stays_in_its_column_of_the_card(quick: None, tmp_path: Path) -> None:
+    first, *others = CHANNELS
+    run = write_run(tmp_path / "run_1", channels=(Channel("mito|er", first.kind), *others))
+    done = export_cellmap(run, tmp_path / "out", input_shape=(24, 26, 28))
+    assert "| 0 | mito\\|er" in (done.folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_card_says_what_the_metadata_say_and_the_licence_of_the_run(written: CellmapExport) -> None:
     card = (written.folder / "README.md").read_text(encoding="utf-8")
     front, _, body = card.removeprefix("---\n").partition("\n---\n")

@@ -12,6 +12,7 @@ from cosemzoo.manifest import MANIFEST_FILE, Manifest, Target
 from cosemzoo.nets.arguments import read_arguments
 from cosemzoo.nets.shapes import Axis, Shapes
 from cosemzoo.publishing.cosem import BUCKET_URL
+from cosemzoo.publishing.plain_text import cell
 from cosemzoo.ready import network_arguments
 from cosemzoo.reference import published_iterations
 from cosemzoo.zoo import Checkpoint
@@ -200,7 +201,7 @@ def write_readme(checkpoint: Checkpoint, shapes: Shapes, facts: PackageFacts) ->
     origin = ", ".join(f"{name} {value}" for name, value in _origin(checkpoint).items())
     sampling = f" Its voxels: {manifest.input_sampling}." if manifest.input_sampling else ""
     channels = "\n".join(
-        f"| {row} | {channel.label} | {channel.kind} |" for row, channel in enumerate(manifest.channels)
+        f"| {row} | {cell(channel.label)} | {channel.kind} |" for row, channel in enumerate(manifest.channels)
     )
     sections = [
         f"# {_name(manifest)}",

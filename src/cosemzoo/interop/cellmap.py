@@ -31,6 +31,7 @@ from cosemzoo.manifest import Manifest
 from cosemzoo.models import ReferenceLike, resolve
 from cosemzoo.nets import CosemUNet
 from cosemzoo.nets.shapes import Shapes
+from cosemzoo.publishing.plain_text import cell
 from cosemzoo.ready import empty_network, load_model
 from cosemzoo.verify import TOLERANCE
 from cosemzoo.zoo import Checkpoint, Zoo
@@ -330,7 +331,9 @@ def _card(
     )
     block, output = _times(metadata.input_shape or ()), _times(metadata.output_shape or ())
     voxels = [_times(size or ()) for size in (metadata.input_voxel_size, metadata.output_voxel_size)]
-    rows = "\n".join(f"| {row} | {channel} |" for row, channel in enumerate(checkpoint.manifest.channels))
+    rows = "\n".join(
+        f"| {row} | {cell(str(channel))} |" for row, channel in enumerate(checkpoint.manifest.channels)
+    )
     return f"""---
 {data.to_yaml()}
 ---

@@ -35,9 +35,9 @@ def _lines(manifest: Manifest, repository: str) -> Iterator[str]:
     yield from ("`new_head` names the rows of the model's own head, in their order.", "")
     yield from ("## Channels", "", "| row | label | kind |", "|---|---|---|")
     for row, channel in enumerate(manifest.channels):
-        yield f"| {row} | `{_cell(channel.label)}` | {_cell(channel.kind)} |"
+        yield f"| {row} | `{cell(channel.label)}` | {cell(channel.kind)} |"
     yield from ("", "## What the manifest says", "", "| | |", "|---|---|")
-    yield from (f"| {_cell(name)} | {_cell(value)} |" for name, value in _facts(manifest))
+    yield from (f"| {cell(name)} | {cell(value)} |" for name, value in _facts(manifest))
     yield from ("", "## Not stated", "")
     yield "Training data, evaluation, limits, licence and citation."
     yield ""
@@ -64,7 +64,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield name, f"`{json.dumps(value, ensure_ascii=False)}`"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """Give a text as it can stand in a table of a README."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
