@@ -1,5 +1,6 @@
 import gc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -29,6 +30,17 @@ def test_who_has_switched_it_off_keeps_it_off() -> None:
     with garbage_kept(), garbage_kept():
         pass
     assert not gc.isenabled()
+
+
+def test_threads_that_overlap_leave_it_as_it_was() -> None:
+    first, second = garbage_kept(), garbage_kept()
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as another:
+        one.submit(first.__enter__).result()
+        another.submit(second.__enter__).result()
+        one.submit(first.__exit__, None, None, None).result()
+        assert not gc.isenabled()
+        another.submit(second.__exit__, None, None, None).result()
+    assert gc.isenabled()
 
 
 def test_a_function_can_be_called_many_times_and_by_itself() -> None:

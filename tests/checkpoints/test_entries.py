@@ -50,6 +50,11 @@ values = st.one_of(
 )
 
 
+def test_an_entry_whose_name_is_not_valid_unicode_is_none() -> None:
+    (problem,) = read_entries({"\ud800": right}, {}, 8)[1]
+    assert problem == f"tensor {show(chr(0xD800))} has a name that is not valid Unicode"
+
+
 @given(name=st.sampled_from(["w", "", "\ud800"]), value=values, repeats=st.booleans())
 def test_no_tensor_goes_missing_without_a_problem_that_names_it(
     *, name: str, value: object, repeats: bool
