@@ -102,7 +102,8 @@ def test_training_it_changes_it_and_never_the_file(folder: Path, share: bool) ->
     assert all(torch.equal(p, stored[name]) for name, p in other.state_dict().items())
 
 
-def test_shared_parameters_are_the_mapped_file(folder: Path) -> None:
+@pytest.mark.parametrize("device", [None, "cpu", "cpu:0", torch.device("cpu", 0)])
+def test_shared_parameters_are_the_mapped_file(folder: Path, device: Any) -> None:
     maps = Path("/proc/self/maps").read_text
 
     def is_mapped(tensor: torch.Tensor) -> bool:
@@ -110,9 +111,17 @@ def test_shared_parameters_are_the_mapped_file(folder: Path) -> None:
         spans = [[int(end, 16) for end in row[0].split("-")] for row in rows]
         return any(start <= tensor.data_ptr() < end for start, end in spans)
 
-    shared, copied = load_model(folder), load_model(folder, share=False)
+    shared, copied = load_model(folder, device=device), load_model(folder, device=device, share=False)
     assert all(is_mapped(parameter) for parameter in shared.parameters())
     assert not any(is_mapped(parameter) for parameter in copied.parameters())
+
+
+def test_a_new_head_that_draws_nothing_leaves_torchs_generator_alone(folder: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    load_model(folder, new_head={"a": "er", "b": "mito"})
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_new_head_takes_its_rows_by_label_and_draws_the_others(folder: Path) -> None:
@@ -230,7 +239,8 @@ class Unfetched(Zoo):
         ({"device": "meta"}, "device is 'meta'.*no values"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"device": 2.5}, "device is 2.5"),
-        ({"dtype": torch.int8}, "dtype is torch.int8; it is a floating-point type"),
+        ({"dtype": torch.int8}, "dtype is torch.int8; it is one of torch.float16, "),
+        ({"dtype": torch.float8_e4m3fn}, "dtype is torch.float8_e4m3fn"),
         ({"dtype": torch.complex64}, "dtype is torch.complex64"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
     ],
@@ -294,6 +304,13 @@ def test_parameters_have_the_dtype_that_they_are_stored_with(folder: Path, dtype
     write_safetensors(folder / "model.safetensors", stored)
     state = load_model(folder).state_dict()
     assert all(torch.equal(state[name], values) for name, values in stored.items())
+
+
+def test_parameters_of_a_dtype_that_nothing_is_computed_in_become_float32(folder: Path) -> None:
+    stored = {name: values.to(torch.float8_e4m3fn) for name, values in weights_of(folder).items()}
+    write_safetensors(folder / "model.safetensors", stored)
+    state = load_model(folder).state_dict()
+    assert all(torch.equal(state[name], values.float()) for name, values in stored.items())
 
 
 def test_parameters_of_several_dtypes_become_float32(folder: Path) -> None:

@@ -25,6 +25,8 @@ from cosemzoo.nets import build_network
 from cosemzoo.zoo import Checkpoint, Zoo
 
 _AS_TRAINED: Final = Inputs()
+#: The types that torch convolves in.
+_COMPUTES: Final = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NOT_SAID: Final = "its manifest does not say which network it is"
 
 
@@ -34,9 +36,11 @@ class ReadyNetwork(Protocol):
     Attributes
     ----------
     manifest : Manifest
-        What the checkpoint says about itself.
+        What the checkpoint says about itself, with the `input_range` that was asked for. Its channels are the
+        checkpoint's own: those of a new head are in the report.
     report : LoadReport
-        Every tensor and every channel accounted for.
+        Every tensor and every channel accounted for; ``[row.label for row in report.channels]`` says what
+        the network's output channels are.
     """
 
     manifest: Manifest
@@ -73,8 +77,8 @@ def load_model(
     device : str, int or torch.device, optional
         By default the CPU.
     dtype : torch.dtype, optional
-        Of the parameters, a floating-point type; by default as they are stored, or float32 where they are not
-        all stored as the same one.
+        Of the parameters: float16, bfloat16, float32 or float64; by default as they are stored, or float32
+        where they are not all stored as the same one of these.
     share : bool
         Whether the parameters are the file itself, mapped: nothing is copied, processes share the memory, and
         training the network never changes the file. Without it, they are copies. Tensors that need another
@@ -200,8 +204,8 @@ def _usable(device: str | int | torch.device | None) -> torch.device:
     try:
         found = torch.device("cpu" if device is None else device)
         if found.type != "meta":
-            torch.empty(0, device=found)
-            return found
+            # As tensors there have it: "cpu" for "cpu:0".
+            return torch.empty(0, device=found).device
     except (AssertionError, RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise InvalidOption("device", device, f'"cpu", or one that torch finds here ({reason})') from error
@@ -209,9 +213,9 @@ def _usable(device: str | int | torch.device | None) -> torch.device:
 
 
 def _floating(dtype: torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+    if dtype is None or dtype in _COMPUTES:
         return dtype
-    raise InvalidOption("dtype", dtype, "a floating-point type, such as torch.float32, or not given")
+    raise InvalidOption("dtype", dtype, f"one of {', '.join(map(str, _COMPUTES))}, or not given")
 
 
 def _planned_as_published(
@@ -273,4 +277,4 @@ def _manifest_of(checkpoint: Checkpoint) -> Manifest:
 def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     kinds = {TORCH_DTYPES.get(tensor.entry.dtype) for tensor in checkpoint.weights.tensors.values()}
     stored = kinds.pop()
-    return torch.float32 if kinds or stored is None or not stored.is_floating_point else stored
+    return torch.float32 if kinds or stored not in _COMPUTES else stored

@@ -79,9 +79,12 @@ class GoldenSample:
         """
         header = read_header(path)
         kinds = {name: (entry.dtype, len(entry.shape)) for name, entry in header.tensors.items()}
+        shapes = [entry.shape for entry in header.tensors.values()]
         problems = []
         if kinds != {"input": ("U8", _AXES), "output": ("F32", _AXES)}:
             problems.append("it does not hold input (uint8) and output (float32), of five axes each")
+        elif any(shape[0] != 1 or 0 in shape for shape in shapes):
+            problems.append(f"it holds not one block, but tensors of the shapes {shapes}")
         try:
             low, high = map(float, str(header.metadata["input_range"]).split())
             seed, torch_version = int(str(header.metadata["seed"])), str(header.metadata["torch"])
@@ -109,7 +112,7 @@ class Deviation:
     ----------
     sample : GoldenSample
     largest : float
-        The largest absolute difference; NaN if there are NaN.
+        The largest absolute difference; NaN if there are NaN, infinite where nothing could be compared.
     magnitude : float
         Root mean square of the golden output.
     tolerance : float
@@ -118,6 +121,8 @@ class Deviation:
         Where it was computed.
     seconds : float
         How long that took.
+    problem : str
+        Why nothing could be compared: the sample is of a network of other shapes. Empty where it could.
     """
 
     sample: GoldenSample
@@ -126,6 +131,7 @@ class Deviation:
     tolerance: float
     device: str
     seconds: float
+    problem: str = ""
 
     @property
     def relative(self) -> float:
@@ -164,7 +170,7 @@ def check_forward(
     UnknownNetwork
         If its network cannot be built here.
     InvalidSafetensors
-        If the sample is malformed, or is that of another network.
+        If the sample is malformed.
     InvalidOption
         If there is no such device, or `tolerance` is less than 0 or not a number.
     CosemZooError
@@ -181,23 +187,26 @@ def check_forward(
         return None
     sample = GoldenSample.read(path)
     network = load_model(checkpoint, device=device, dtype=torch.float32, zoo=zoo)
+    golden = sample.output.double()
+    largest, problem = math.inf, ""
     began = time.perf_counter()
     try:
         output = compute(network, scaled(sample.raw, sample.input_range).to(device))
     except ValueError as error:
-        raise InvalidSafetensors(str(path), [f"the network does not take its input: {error}"]) from error
-    seconds = time.perf_counter() - began
-    if output.shape != sample.output.shape:
-        shapes = f"{tuple(sample.output.shape)}, that of the network {tuple(output.shape)}"
-        raise InvalidSafetensors(str(path), [f"its output has the shape {shapes}"])
-    golden = sample.output.double()
+        problem = f"it does not take the sample's input: {error}"
+    else:
+        if output.shape == golden.shape:
+            largest = float((output.double() - golden).abs().max())
+        else:
+            problem = f"its output is {tuple(output.shape)}, the sample's {tuple(golden.shape)}"
     return Deviation(
         sample=sample,
-        largest=float((output.double() - golden).abs().max()),
+        largest=largest,
         magnitude=float(golden.square().mean().sqrt()),
         tolerance=tolerance,
         device=device,
-        seconds=seconds,
+        seconds=time.perf_counter() - began,
+        problem=problem,
     )
 
 

@@ -1,6 +1,7 @@
 """`cosemzoo verify`."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_a_checkpoint_without_a_sample_ends_with_1_and_says_what_to_do(
         assert done.exit_code == 1
         assert "published without a golden sample" in done.stderr
         assert "Leave out --forward" in done.stderr
-        assert "verified" in done.stdout
+        assert ("verified" if asked == MINE else "well-formed") in done.stdout
         document = invoke("verify", asked, "--forward", "--json")
         assert (document.exit_code, json.loads(document.stdout)["forward"]) == (1, None)
 
@@ -128,6 +129,31 @@ def test_why_no_sample_was_stored_is_said(invoke: Invoke, tmp_path: Path) -> Non
     assert done.exit_code == 0, done.output
     assert "golden sample  none: the weights hold NaN or infinities" in done.stdout
     assert json.loads(invoke(*command, "--json").stdout)["no_golden"] == "the weights hold NaN or infinities"
+
+
+def test_a_network_of_other_shapes_is_not_the_same(invoke: Invoke, pushed: Result, tmp_path: Path) -> None:
+    assert pushed.exit_code == 0
+    invoke("verify", MINE, "--forward")
+    (golden,) = (tmp_path / "cache").rglob(GOLDEN_FILE)
+    other = write_run(tmp_path / "other")
+    shutil.copy(golden, other)
+    manifest = (other / MANIFEST_FILE).read_text(encoding="utf-8")
+    assert '"factors": [\n' in manifest or '"factors": [2]' in manifest
+    changed = re.sub(r'("factors": \[\s*)2', r"\g<1>3", manifest)
+    (other / MANIFEST_FILE).write_text(changed, encoding="utf-8")
+    done = invoke("verify", other, "--forward")
+    assert done.exit_code == 1
+    assert "NOT THE SAME: this is another network; it does not take the sample's input" in done.stdout
+    forward = json.loads(invoke("verify", other, "--forward", "--json").stdout)["forward"]
+    assert (forward["within"], forward["largest_difference"]) == (False, None)
+    assert "does not take" in forward["problem"]
+
+
+@pytest.mark.parametrize("option", [["--device", "cuda"], ["--tolerance", "0.1"]])
+def test_how_to_compute_is_said_only_where_something_is_computed(invoke: Invoke, option: list[str]) -> None:
+    done = invoke("verify", MINE, *option)
+    assert done.exit_code == 2
+    assert f"{option[0]} says how to compute: give --forward, too" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--device", "tpu"], ["--tolerance", "-1"]])

@@ -204,7 +204,7 @@ def test_the_published_form_is_exported_for_every_shape() -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
 def test_the_published_form_is_compiled() -> None:
     network = lively(CosemUNet(2, **SMALL))
-    # torch 2.13 cannot compile convolutions after pooling for any size: pytorch/pytorch#188323.
+    # torch 2.13 cannot compile convolutions for any size of all three axes: pytorch/pytorch#188323.
     compiled = torch.compile(network, dynamic=False)
     for size in (198, 216):
         raw = torch.rand(1, 1, size, size, size)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from attrs import asdict
 from hypothesis import given
@@ -93,6 +94,11 @@ def test_one_number_stands_for_three_axes() -> None:
 )
 def test_what_cannot_be_built_is_refused_by_its_name(name: str, value: Any, said: str) -> None:
     assert said in refusal({"channels": 2, name: value})
+
+
+def test_an_array_is_refused_in_words() -> None:
+    said = refusal({"channels": 2, "widths_down": np.array([1, 2, 2, 2])})
+    assert "widths_down is array([1, 2, 2, 2]); it must be a list" in said
 
 
 def test_everything_that_is_wrong_is_said_at_once() -> None:

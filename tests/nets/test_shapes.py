@@ -154,6 +154,14 @@ def test_an_input_that_does_not_fit_is_refused_with_the_nearest_that_do() -> Non
     )
 
 
+@pytest.mark.parametrize("sizes", [(20,), (1, 1, 20, 20, 20), 20])
+def test_voxels_are_three_numbers(sizes: Any) -> None:
+    shapes = shapes_of(PUBLISHED)
+    for method in (shapes.valid_input_shape, shapes.output_shape):
+        with pytest.raises(ValueError, match="three numbers, not"):
+            method(sizes)
+
+
 def test_the_arithmetic_needs_no_torch() -> None:
     check = (
         "import sys; from cosemzoo.nets.shapes import shapes_of; "

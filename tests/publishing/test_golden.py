@@ -1,6 +1,7 @@
 """Golden samples: made with the first publication of an iteration, and never again."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,25 @@ def test_a_network_that_cannot_be_run_here_is_published_without_a_sample(
     assert GOLDEN_FILE not in digests(api, "1")
 
 
+def test_an_input_that_no_memory_holds_is_no_reason_not_to_publish(
+    zoo: Zoo, api: HfApi, tmp_path: Path
+) -> None:
+    arguments = {**ARGUMENTS, "widths_down": [1] * 9, "widths_up": [1] * 8, "factors": [3] * 8}
+    manifest = evolve(MANIFEST, architecture=Architecture("cosem-unet", arguments))
+    folder = tmp_path / "large"
+    folder.mkdir()
+    write_safetensors(folder / SINGLE_FILE, build_network("cosem-unet", arguments).state_dict())
+    (folder / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
+    done = pushed(zoo, folder)
+    assert "the network could not be run here" in str(done.no_golden)
+    assert GOLDEN_FILE not in digests(api, "1")
+
+
+def test_the_sample_is_made_on_the_cpu_whatever_the_default_device_is(folder: Path, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        assert make_golden(folder, tmp_path / GOLDEN_FILE) is None
+
+
 def test_a_rehearsal_names_the_sample_and_makes_none(
     zoo: Zoo, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +347,20 @@ def test_a_network_with_another_activation_is_far_off(sampled: Path) -> None:
     assert other.relative > 100 * other.tolerance
 
 
+@pytest.mark.parametrize(
+    ("factors", "said"), [([2, 3], "does not take the sample's input"), ([2, 1], "its output is (1, 2, ")]
+)
+def test_a_network_that_pools_otherwise_is_another_network(
+    sampled: Path, factors: list[int], said: str
+) -> None:
+    wrong = Architecture("cosem-unet", {**ARGUMENTS, "factors": factors})
+    (sampled / MANIFEST_FILE).write_text(evolve(MANIFEST, architecture=wrong).to_json(), encoding="utf-8")
+    found = check_forward(sampled)
+    assert found is not None
+    assert (found.within, found.relative) == (False, math.inf)
+    assert said in found.problem
+
+
 def test_the_tolerance_is_relative_to_the_root_mean_square(sampled: Path) -> None:
     sample = load_file(sampled / GOLDEN_FILE)
     size = float(sample["output"].square().mean().sqrt())
@@ -359,9 +393,10 @@ def test_a_checkpoint_without_a_sample_gives_none(zoo: Zoo, folder: Path) -> Non
     ("change", "said"),
     [
         ({"input": torch.zeros(1, 1, 9, 9, 9)}, "input (uint8)"),
-        ({"input": torch.zeros(1, 1, 9, 9, 9, dtype=torch.uint8)}, "does not take its input"),
         ({"input": None}, "input (uint8)"),
-        ({"output": torch.zeros(1, 2, 1, 1, 1)}, "its output has the shape"),
+        ({"input": torch.zeros(0, 1, 9, 9, 9, dtype=torch.uint8)}, "not one block"),
+        ({"output": torch.zeros(2, 2, 1, 1, 1)}, "not one block"),
+        ({"output": torch.zeros(1, 2, 0, 1, 1)}, "not one block"),
         ({"range": "1 -1"}, "input_range"),
         ({"range": "one two"}, "input_range"),
         ({"range": "nan nan"}, "input_range"),

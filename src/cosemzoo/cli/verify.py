@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from cosemzoo.cli.description import identity_pairs, identity_values, weights_pair, weights_values
 from cosemzoo.cli.options import json_option, reference_argument, zoo_options
@@ -55,6 +56,9 @@ def verify(
     golden sample that was stored when the weights were published; the exit code is 1 where the output is
     further off than the tolerance, or where there is no sample.
     """
+    unused = [name for name in options if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    if unused and not forward:
+        raise click.UsageError(f"--{' and --'.join(unused)} says how to compute: give --forward, too.")
     with no_download_bars():
         checkpoint = zoo.resolve(reference)
     # First, because it finds out without the weights what cannot be computed.
@@ -94,6 +98,7 @@ def _forward_values(deviation: "Deviation") -> dict[str, Any]:
     sample = deviation.sample
     return {
         "within": deviation.within,
+        "problem": deviation.problem,
         "largest_difference": _number(deviation.largest),
         "relative_difference": _number(deviation.relative),
         "tolerance": deviation.tolerance,
@@ -116,13 +121,17 @@ def _number(value: float) -> float | None:
 def _pairs(checkpoint: "Checkpoint", deviation: "Deviation | None") -> Iterator[tuple[str, str]]:
     yield from identity_pairs(checkpoint)
     name, size = weights_pair(checkpoint)
-    yield name, f"{size}, verified"
+    # Nobody has published the digest of a folder's files.
+    yield name, f"{size}, {'well-formed' if checkpoint.commit is None else 'verified'}"
     if deviation is None:
         return
     sample = deviation.sample
     shapes = " → ".join(" x ".join(map(str, tensor.shape[1:])) for tensor in (sample.raw, sample.output))
     yield "golden sample", f"{shapes}, made with torch {sample.torch_version}"
     yield "computed", f"on {deviation.device} in {deviation.seconds:.1f} s"
+    if deviation.problem:
+        yield "verdict", f"NOT THE SAME: this is another network; {deviation.problem}"
+        return
     yield "largest difference", f"{deviation.largest:.3g}"
     yield "relative", f"{deviation.relative:.3g} of the output's root mean square ({deviation.magnitude:.3g})"
     allowed = f"tolerance {deviation.tolerance:g}"

@@ -58,7 +58,9 @@ def assign_plan(
     Notes
     -----
     What is shared is not read here. A page of it that cannot be read ends the process when it is first used
-    (SIGBUS), as with every mapped file. What is copied is read before, and an error says what cannot be.
+    (SIGBUS), as with every mapped file. Where tensors of the file are copied whole, all of it is read before,
+    and an error says what cannot be; the rows of a new head and an adapted first layer alone are not worth
+    reading it.
     """
     # Parameters made in inference mode could never be trained.
     with torch.inference_mode(mode=False):
@@ -89,7 +91,9 @@ def _assign(
     check_equal(plan.equal, weights, plan.reference)
     check_conversions(plan, planned, {held.names[0]: held.tensor for held in held_tensors if held.names})
     others = [held for held in held_tensors if id(held) not in values]
-    with _seeded(generator):
+    # What is overwritten as a whole draws nothing that counts.
+    drawn = any(row.filled < row.parameters for row in plan.tensors)
+    with _seeded(generator) if drawn else torch.random.fork_rng(devices=[]):
         made = materialise(others, set())
     for replacement in made:
         held, value = replacement.held, replacement.tensor.detach()

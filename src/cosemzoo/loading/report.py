@@ -23,7 +23,7 @@ class LoadReport(Account):
     Attributes
     ----------
     bytes : int
-        Bytes written into the model.
+        Bytes that the model was filled with; where it shares them with the file, these count, too.
     seconds : float
         How long planning and loading took; fetching is not counted.
     """

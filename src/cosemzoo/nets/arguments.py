@@ -98,7 +98,8 @@ class _Reader:
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self.problems: list[str] = []
-        self._unknown = {name for name, value in arguments.items() if value == UNKNOWN}
+        texts = {name: value for name, value in arguments.items() if isinstance(value, str)}
+        self._unknown = {name for name, value in texts.items() if value == UNKNOWN}
         self._arguments = {name: arguments[name] for name in arguments if name not in self._unknown}
         known = fields_dict(CosemArguments)
         for name in arguments:

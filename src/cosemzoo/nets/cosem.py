@@ -1,7 +1,8 @@
 """The COSEM U-Net of Heinrich et al. 2021 (doi:10.1038/s41586-021-03977-3), in all its forms.
 
-Names and shapes of its tensors are those of cellmap-models 0.2.4, which are the canonical ones here. With the
-same weights and the same activations it gives the same numbers.
+Names and shapes of its tensors are those of cellmap-models 0.2.4, which are the canonical ones here, wherever
+that builds the network: the feature maps of its finest level must be those of the level below. With the same
+weights and the same activations it gives the same numbers.
 """
 
 from collections import OrderedDict
@@ -33,8 +34,8 @@ class CosemUNet(nn.Module):
     """A COSEM U-Net. As it is made by default, it is that of the runs with 8 nm input and 4 nm output.
 
     It is exported for every shape where the axes are given as so many steps: 18 · ``torch.export.Dim``. It is
-    compiled with ``torch.compile(network, dynamic=False)``: torch 2.13 cannot compile for any shape what is
-    convolved after pooling (pytorch/pytorch#188323).
+    compiled with ``torch.compile(network, dynamic=False)``: torch 2.13 cannot compile two convolutions one
+    after the other for shapes of which all three axes may vary (pytorch/pytorch#188323).
 
     Parameters
     ----------

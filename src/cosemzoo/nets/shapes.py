@@ -83,6 +83,8 @@ class Shapes:
     def context(self) -> tuple[float, float, float]:
         """Voxels of the input, at each end of an axis, that the output does not reach.
 
+        Where it is not whole, half a voxel fewer at the start and half a voxel more at the end.
+
         Times the voxel size of the input it is in nm: 91 · 8 nm = 728 nm for the published networks with 8 nm
         input. With padding ``"same"`` voxels further in are influenced by the border too.
         """
@@ -96,8 +98,13 @@ class Shapes:
         ----------
         at_least : sequence of three int
             Voxels along z, y and x; the smallest input of all if it is left out.
+
+        Raises
+        ------
+        ValueError
+            If these are not three.
         """
-        z, y, x = (axis.at_least(size) for axis, size in zip(self.axes, at_least, strict=True))
+        z, y, x = (axis.at_least(size) for axis, size in zip(self.axes, _three(at_least), strict=True))
         return z, y, x
 
     def output_shape(self, input_shape: Sequence[int]) -> Voxels:
@@ -113,7 +120,7 @@ class Shapes:
         ValueError
             If no input of this shape fits; it says which are the nearest that do.
         """
-        sizes = tuple(zip(_AXES, self.axes, input_shape, strict=True))
+        sizes = tuple(zip(_AXES, self.axes, _three(input_shape), strict=True))
         wrong = [_near(name, axis, size) for name, axis, size in sizes if not axis.fits(size)]
         if wrong:
             given = " x ".join(map(str, input_shape))
@@ -124,6 +131,14 @@ class Shapes:
             )
         z, y, x = (axis.output_of(size) for _, axis, size in sizes)
         return z, y, x
+
+
+def _three(sizes: Any) -> Voxels:
+    try:
+        z, y, x = sizes
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"voxels along z, y and x are three numbers, not {sizes!r}") from error
+    return z, y, x
 
 
 def shapes_of(arguments: Mapping[str, Any] | CosemArguments) -> Shapes:

@@ -60,10 +60,11 @@ def make_golden(folder: Path, target: Path) -> str | None:
     checkpoint = Zoo().resolve(folder)
     manifest = checkpoint.manifest
     assert manifest is not None
-    raw, input_range = _noise(manifest), manifest.input_range or _USUAL_RANGE
+    input_range = manifest.input_range or _USUAL_RANGE
     try:
+        raw = _noise(manifest)
         output = compute(load_model(checkpoint, dtype=torch.float32), scaled(raw, input_range))
-    except (CosemZooError, RuntimeError) as error:
+    except (CosemZooError, RuntimeError, MemoryError) as error:
         # A sample is an extra: a publication does not fail for want of the memory for it.
         return f"the network could not be run here: {_one_line(str(error))}"
     if not bool(torch.isfinite(output).all()):
@@ -80,8 +81,8 @@ def make_golden(folder: Path, target: Path) -> str | None:
 def _noise(manifest: Manifest) -> torch.Tensor:
     arguments = read_arguments(network_arguments(manifest))
     shape = (1, arguments.input_channels, *shapes_of(arguments).valid_input_shape())
-    generator = torch.Generator().manual_seed(_SEED)
-    return torch.randint(0, _BYTES, shape, dtype=torch.uint8, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(_SEED)
+    return torch.randint(0, _BYTES, shape, dtype=torch.uint8, generator=generator, device="cpu")
 
 
 def _one_line(text: str) -> str:
