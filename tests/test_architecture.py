@@ -19,6 +19,7 @@ WITH_TORCH = {
     "pickles",
     "training",
     "model_tensors",
+    "ordinary",
     "materialise",
     "apply",
     "assign",
