@@ -28,8 +28,7 @@ from cosemzoo.localhub import LocalHub
 from cosemzoo.manifest import MANIFEST_FILE, Architecture, Channel, HeadTensor, Manifest
 from cosemzoo.nets import CosemUNet, build_network
 from cosemzoo.publishing.golden import make_golden, why_no_golden
-from cosemzoo.publishing.push import Pushed, push
-from cosemzoo.publishing.push_request import PushOptions
+from cosemzoo.publishing.push import Pushed, PushOptions, push
 from cosemzoo.verify import check_forward
 from cosemzoo.zoo import Zoo
 from cosemzoo.zoo.weights import GOLDEN_FILE, SINGLE_FILE, other_weights

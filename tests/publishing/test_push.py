@@ -29,8 +29,7 @@ from cosemzoo.errors import (
 from cosemzoo.manifest import Channel, Manifest
 from cosemzoo.nets import CosemUNet
 from cosemzoo.publishing.importing import import_checkpoint
-from cosemzoo.publishing.push import Pushed, push
-from cosemzoo.publishing.push_request import PushOptions
+from cosemzoo.publishing.push import Pushed, PushOptions, push
 from cosemzoo.starts import CosemStart
 from cosemzoo.zoo import Zoo
 

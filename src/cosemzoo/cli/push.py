@@ -82,8 +82,7 @@ def _push(
 ) -> "Pushed":
     from cosemzoo.loading.labels import UNKNOWN_KIND  # noqa: PLC0415 - the help needs none of these
     from cosemzoo.manifest import Channel  # noqa: PLC0415
-    from cosemzoo.publishing.push import push  # noqa: PLC0415
-    from cosemzoo.publishing.push_request import PushOptions  # noqa: PLC0415
+    from cosemzoo.publishing.push import PushOptions, push  # noqa: PLC0415
 
     if kind and not labels:
         raise click.UsageError("--kind says what the rows of --labels are; give these, too.")

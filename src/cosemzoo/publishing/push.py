@@ -34,6 +34,8 @@ from cosemzoo.reference import DEFAULT_CRITERION, is_iteration, parse_reference
 from cosemzoo.zoo import Zoo
 from cosemzoo.zoo.weights import GOLDEN_FILE, SINGLE_FILE
 
+__all__ = ["PushOptions", "Pushed", "push"]
+
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
