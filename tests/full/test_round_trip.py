@@ -14,8 +14,7 @@ MIB = 1 << 20
 
 PUSH = """
 import json, sys, warnings
-from cosemzoo.publishing.push import push
-from cosemzoo.publishing.push import PushOptions
+from cosemzoo.publishing.push import PushOptions, push
 from cosemzoo.zoo import Zoo
 
 warnings.simplefilter("ignore", DeprecationWarning)
