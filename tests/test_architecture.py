@@ -19,7 +19,6 @@ WITH_TORCH = {
     "pickles",
     "training",
     "model_tensors",
-    "ordinary",
     "materialise",
     "apply",
     "assign",

@@ -13,7 +13,6 @@ from torch.nn.parameter import is_lazy
 from cosemzoo.checkpoints.mapped import TORCH_DTYPES
 from cosemzoo.errors import UnsupportedModel
 from cosemzoo.garbage import garbage_kept
-from cosemzoo.loading.ordinary import ordinary_tensors
 from cosemzoo.loading.pairing import GroupedTensor, TargetTensor, leaf_of
 
 _PLAIN_TYPES: Final = (torch.Tensor, nn.Parameter)
@@ -57,10 +56,9 @@ class ModelTensor:
     @property
     def target(self) -> TargetTensor:
         """What a plan needs to know."""
-        tensor, names = self.tensor, self.names
-        shape, dtype = tuple(tensor.shape), tensor.dtype
+        dtype, shape, (name, *aliases) = self.tensor.dtype, tuple(self.tensor.shape), self.names
         type_name = _NAMES_OF_DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
-        target = TargetTensor(names[0], tuple(names[1:]), shape, type_name)
+        target = TargetTensor(name, tuple(aliases), shape, type_name)
         if len(shape) < 3:
             return target
         groups = [one.module.groups for one in self.owners if isinstance(one.module, _ConvNd)]
@@ -80,18 +78,6 @@ def read_model(model: nn.Module) -> tuple[ModelTensor, ...]:
         raise UnsupportedModel(
             [("model", f"it is a {type(model).__name__}, not a torch.nn.Module; it comes first")]
         )
-    ordinary = ordinary_tensors(model)
-    if ordinary is None:
-        return _read_carefully(model)
-    return tuple(
-        [
-            ModelTensor(tensor, [name], [Owner(module, attribute, path)])
-            for tensor, name, module, attribute, path in ordinary
-        ]
-    )
-
-
-def _read_carefully(model: nn.Module) -> tuple[ModelTensor, ...]:
     problems: list[tuple[str, str]] = []
     found: dict[_Memory, ModelTensor] = {}
     # The state dict and the modules give the same objects: each is looked at once. None: not plain.
