@@ -5,7 +5,6 @@ import json
 import pickle
 import weakref
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import pytest
@@ -216,19 +215,12 @@ def test_arguments_at_odds_are_refused() -> None:
 # --- making, keeping and moving it --------------------------------------------------------------------------
 
 
-def test_it_is_made_without_a_forward_pass_and_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_made_without_a_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError("a forward pass")
 
     monkeypatch.setattr(nn.Conv3d, "forward", refuse)
-    seconds = []
-    for _ in range(5):
-        start = perf_counter()
-        network = CosemUNet(14, device="meta")
-        seconds.append(perf_counter() - start)
-    assert all(tensor.is_meta for tensor in network.parameters())
-    # It takes 7 ms; another load on the machine may slow down all five.
-    assert min(seconds) < 0.1
+    assert all(tensor.is_meta for tensor in CosemUNet(14, device="meta").parameters())
 
 
 def test_a_device_may_be_set_around_it() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import GitRefs, HfApi
 
 from cosemzoo.errors import (
     AliasTaken,
@@ -309,6 +309,27 @@ def test_a_branch_without_a_tag_is_removed_after_a_day(
     monkeypatch.setattr(run_repository, "_ABANDONED", datetime.timedelta(days=-1))
     publish(folder, RUN, zoo=zoo)
     assert [ref.name for ref in api.list_repo_refs(RUN).branches] == ["main"]
+
+
+def test_a_branch_that_its_publisher_deletes_meanwhile_is_left_to_it(
+    zoo: Zoo, api: HfApi, write_checkpoint: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_checkpoint(run="run_1", iteration=1)
+    publish(folder, RUN, zoo=zoo)
+    api.create_branch(RUN, branch="publish-2-0123abcd")
+    own = HfApi.list_repo_refs
+    listed: list[str] = []
+
+    def list_and_delete(self: HfApi, name: str) -> GitRefs:
+        refs = own(self, name)
+        if not listed:
+            api.delete_branch(RUN, branch="publish-2-0123abcd")
+        listed.extend(ref.name for ref in refs.branches)
+        return refs
+
+    monkeypatch.setattr(HfApi, "list_repo_refs", list_and_delete)
+    publish(folder, RUN, zoo=zoo)
+    assert "publish-2-0123abcd" in listed
 
 
 def test_a_hub_that_cannot_be_tidied_up_has_the_publication_all_the_same(

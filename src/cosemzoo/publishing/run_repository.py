@@ -217,8 +217,12 @@ class RunRepository:
             return bool(self._api.model_info(self._name).private)
 
     def _is_old(self, branch: str) -> bool:
-        with hub_errors(self._asked):
-            last = self._api.list_repo_commits(self._name, revision=branch)[0].created_at
+        try:
+            with hub_errors(self._asked):
+                last = self._api.list_repo_commits(self._name, revision=branch)[0].created_at
+        except RevisionNotFoundError:
+            # Its publisher was alive, and has deleted it since the branches were listed.
+            return False
         return datetime.datetime.now(datetime.UTC) - last > _ABANDONED
 
     def _delete_branch(self, branch: str) -> None:
